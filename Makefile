@@ -27,7 +27,7 @@ help:
 
 # Snakemake runs what is missing or out of date, the book's HTML included; see workflow/Snakefile.
 book: env
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(if $(PROFILE),--config study_profile=$(PROFILE))
 	@echo "The book: $(CURDIR)/$(HTML)/index.html"
 
 test: env

@@ -1,0 +1,5 @@
+"""Execute one notebook of the grid; run by Snakemake, which provides ``snakemake``."""
+
+from calostudy.study import execute
+
+execute(snakemake.params.kind, snakemake.params.parameters, snakemake.output[0])  # noqa: F821
