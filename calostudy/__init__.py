@@ -1,0 +1,3 @@
+"""calostudy: a reproducible study of generative surrogates for calorimeter simulation."""
+
+__version__ = "0.1.0"
