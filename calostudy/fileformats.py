@@ -76,6 +76,14 @@ def open_file(path: str | os.PathLike) -> Iterator[h5py.File]:
         raise DataError(f"{path}: {kind}, expected a whole HDF5 file ({error})") from error
 
 
+def root_attributes(file: h5py.File) -> dict:
+    """Return the attributes of an open file as plain Python values."""
+    return {
+        key: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+        for key, value in file.attrs.items()
+    }
+
+
 def fitting_calorimeters(file: h5py.File) -> list[str]:
     """Name the calorimeters whose keys and shapes an open HDF5 file has."""
     return [name for name in CALORIMETERS if not _misfit(file, named_calorimeter(name))]

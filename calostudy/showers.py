@@ -14,7 +14,7 @@ import numpy as np
 
 from calostudy.calorimeter import Calorimeter
 from calostudy.errors import DataError, UsageError
-from calostudy.fileformats import FORMATS, check_structure, check_values, open_file
+from calostudy.fileformats import FORMATS, check_structure, check_values, open_file, root_attributes
 from calostudy.files import atomic_path
 
 Rows = slice | Sequence[int] | np.ndarray
@@ -146,7 +146,7 @@ def read(
     """
     with open_file(path) as file:
         n = check_structure(path, file, calorimeter)
-        showers = _load(path, file, calorimeter, rows, n)
+        showers = load_unchecked(path, file, calorimeter, rows, n)
     _check(path, showers, energy_range)
     return showers
 
@@ -168,7 +168,7 @@ def iterate(
     with open_file(path) as file:
         n = check_structure(path, file, calorimeter)
         for first in range(0, n, chunk):
-            showers = _load(path, file, calorimeter, slice(first, first + chunk), n)
+            showers = load_unchecked(path, file, calorimeter, slice(first, first + chunk), n)
             _check(path, showers, energy_range, first)
             yield showers
 
@@ -190,7 +190,7 @@ def attributes(path: str | os.PathLike) -> dict:
         DataError: not an HDF5 file.
     """
     with open_file(path) as file:
-        return {key: _plain(value) for key, value in file.attrs.items()}
+        return root_attributes(file)
 
 
 def write(
@@ -336,8 +336,8 @@ def _check(path, showers: Showers, energy_range=None, first: int = 0) -> None:
     )
 
 
-def _load(path, file: h5py.File, calorimeter: Calorimeter, rows: Rows, n: int) -> Showers:
-    """Read some showers of an open, checked file with n of them."""
+def load_unchecked(path, file: h5py.File, calorimeter: Calorimeter, rows: Rows, n: int) -> Showers:
+    """Read rows of an open file of n showers; its structure is checked, its values are not."""
     try:
         wanted = np.arange(n)[rows]
     except IndexError as error:
@@ -401,7 +401,3 @@ def _storable(value):
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return value
     return json.dumps(value, default=str)
-
-
-def _plain(value):
-    return value.item() if isinstance(value, np.generic) else value
