@@ -20,6 +20,7 @@ from nflows.transforms.made import MaskedFeedforwardBlock
 from nflows.transforms.permutations import Permutation
 
 from calostudy.errors import UsageError
+from calostudy.networks.masked import masked_linear
 from calostudy.networks.spline import SplineSettings, rational_quadratic_spline
 
 DEGREES = ("sequential", "spread")
@@ -178,21 +179,16 @@ def spline_settings(transform) -> SplineSettings:
     )
 
 
-def _masked(layer, columns):
-    """A MaskedLinear applied to columns: (in, samples) -> (out, samples)."""
-    return torch.addmm(layer.bias.unsqueeze(1), layer.weight * layer.mask, columns)
-
-
 def _spline_parameters(made, columns, context):
     """MADE on columns: (features, samples), (context, samples) -> (outputs, samples)."""
-    hidden = _masked(made.initial_layer, columns)
+    hidden = masked_linear(made.initial_layer, columns)
     if context is not None:
         layer = made.context_layer
         hidden = hidden + torch.relu(torch.addmm(layer.bias.unsqueeze(1), layer.weight, context))
     hidden = torch.relu(hidden)
     for block in made.blocks:
-        hidden = block.dropout(torch.relu(_masked(block.linear, hidden)))
-    return _masked(made.final_layer, hidden)
+        hidden = block.dropout(torch.relu(masked_linear(block.linear, hidden)))
+    return masked_linear(made.final_layer, hidden)
 
 
 def to_noise(flow, inputs, context=None):

@@ -175,9 +175,7 @@ class Lanes:
         while width > 1:
             width //= 2
             halves = [
-                ir.Constant(
-                    ir.VectorType(ir.IntType(32), width), list(range(start, start + width))
-                )
+                ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(start, start + width)))
                 for start in (0, width)
             ]
             low, high = (self.builder.shuffle_vector(value, value, half) for half in halves)
@@ -201,9 +199,7 @@ class Lanes:
         power = shifted - magic
         high, low = _split_log2(layout.mantissa)
         rest = self.fma(power, -low, self.fma(power, -high, x))
-        series = self.polynomial(
-            rest, [1.0 / math.factorial(n) for n in range(layout.exp_terms)]
-        )
+        series = self.polynomial(rest, [1.0 / math.factorial(n) for n in range(layout.exp_terms)])
         bits = builder.bitcast(shifted.value, self.integers)
         bits = builder.shl(bits, self._integer(layout.mantissa))
         bits = builder.add(bits, builder.bitcast(series.value, self.integers))

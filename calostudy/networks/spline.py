@@ -15,6 +15,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -139,9 +140,7 @@ class _Spline:
         self.widths = _Knots(v, raw[:bins], min_width, self.bound)
         self.heights = _Knots(v, raw[bins : 2 * bins], min_height, self.bound)
         search = self.heights if inverse else self.widths
-        self.bin = _Bin(
-            v, self.position, search, self.widths, self.heights, raw[2 * bins :], edge
-        )
+        self.bin = _Bin(v, self.position, search, self.widths, self.heights, raw[2 * bins :], edge)
         self.d0 = self.min_derivative + v.softplus(self.bin.raw0)
         self.d1 = self.min_derivative + v.softplus(self.bin.raw1)
         self.curvature = self.d0 + self.d1 - 2.0 * self.bin.slope
@@ -217,8 +216,9 @@ def emit_gradients(v, position, raw, bins, numbers, g_output, g_log):
     g_width = -(g_slope * slope + g_theta * theta) * inverse_width
 
     def inside(k, below, at):
-        return v.select(chosen.number > float(k), below,
-                        v.select(chosen.number >= float(k), at, 0.0))
+        return v.select(
+            chosen.number > float(k), below, v.select(chosen.number >= float(k), at, 0.0)
+        )
 
     span = s.bound + s.bound
     g_raw0 = g_d0 * v.sigmoid_of_softplus(chosen.raw0)
@@ -227,8 +227,11 @@ def emit_gradients(v, position, raw, bins, numbers, g_output, g_log):
     gradients += s.heights.gradients(g_output * span, g_height * span, inside)
     for k in range(1, bins):  # the derivative at knot k closes bin k-1 and opens bin k
         gradients.append(
-            v.select(chosen.number.equals(float(k)), g_raw0,
-                     v.select(chosen.number.equals(float(k - 1)), g_raw1, 0.0))
+            v.select(
+                chosen.number.equals(float(k)),
+                g_raw0,
+                v.select(chosen.number.equals(float(k - 1)), g_raw1, 0.0),
+            )
         )
     return v.select(s.inside, g_position, g_outside), gradients
 
@@ -258,9 +261,7 @@ class _Access:
         """Addresses of this feature's `count` consecutive rows."""
         integer = self.row.type
         first = self.builder.mul(self.row, integer(count))
-        return [
-            self._address(array, self.builder.add(first, integer(k))) for k in range(count)
-        ]
+        return [self._address(array, self.builder.add(first, integer(k))) for k in range(count)]
 
     def column_of(self, array):
         """Address in a one-dimensional array of one number per sample."""
@@ -281,9 +282,7 @@ def _forward_vector(_context, inputs, parameters, numbers, outputs, logs, bins, 
         v = at.v
         raw = [v.load(address) for address in at.rows(1, 3 * at.bins - 1)]
         (position,), (output,), log = at.rows(0, 1), at.rows(3, 1), at.column_of(4)
-        result, log_derivative = emit_forward(
-            v, v.load(position), raw, at.bins, at.scalars(2, 5)
-        )
+        result, log_derivative = emit_forward(v, v.load(position), raw, at.bins, at.scalars(2, 5))
         v.store(result, output)
         v.store(v.load(log) + log_derivative, log)
         return context.get_dummy_value()
@@ -293,8 +292,17 @@ def _forward_vector(_context, inputs, parameters, numbers, outputs, logs, bins, 
 
 @intrinsic
 def _gradient_vector(
-    _context, inputs, parameters, numbers, g_outputs, g_logs, g_inputs, g_parameters,
-    bins, row, column,
+    _context,
+    inputs,
+    parameters,
+    numbers,
+    g_outputs,
+    g_logs,
+    g_inputs,
+    g_parameters,
+    bins,
+    row,
+    column,
 ):
     def codegen(context, builder, signature, args):
         at = _Access(context, builder, signature, args)
@@ -302,8 +310,13 @@ def _gradient_vector(
         raw = [v.load(address) for address in at.rows(1, count)]
         (position,), (g_output,), (g_input,) = (at.rows(k, 1) for k in (0, 3, 5))
         gradient, gradients = emit_gradients(
-            v, v.load(position), raw, at.bins, at.scalars(2, 5),
-            v.load(g_output), v.load(at.column_of(4)),
+            v,
+            v.load(position),
+            raw,
+            at.bins,
+            at.scalars(2, 5),
+            v.load(g_output),
+            v.load(at.column_of(4)),
         )
         v.store(gradient, g_input)
         for value, address in zip(gradients, at.rows(6, count), strict=True):
@@ -311,8 +324,16 @@ def _gradient_vector(
         return context.get_dummy_value()
 
     signature = types.void(
-        inputs, parameters, numbers, g_outputs, g_logs, g_inputs, g_parameters,
-        bins, row, column,
+        inputs,
+        parameters,
+        numbers,
+        g_outputs,
+        g_logs,
+        g_inputs,
+        g_parameters,
+        bins,
+        row,
+        column,
     )
     return signature, codegen
 
@@ -325,14 +346,20 @@ def _forward(inputs, parameters, numbers, outputs, logs, bins, lanes):
 
 
 @njit(nogil=True, cache=True)
-def _gradients(
-    inputs, parameters, numbers, g_outputs, g_logs, g_inputs, g_parameters, bins, lanes
-):
+def _gradients(inputs, parameters, numbers, g_outputs, g_logs, g_inputs, g_parameters, bins, lanes):
     for row in range(inputs.shape[0]):
         for column in range(0, inputs.shape[1], lanes):
             _gradient_vector(
-                inputs, parameters, numbers, g_outputs, g_logs, g_inputs, g_parameters,
-                bins, row, column,
+                inputs,
+                parameters,
+                numbers,
+                g_outputs,
+                g_logs,
+                g_inputs,
+                g_parameters,
+                bins,
+                row,
+                column,
             )
 
 
@@ -344,7 +371,7 @@ def _pool(threads):
 def _in_parts(work, rows):
     """work(part, slice of rows) for the fixed parts, on torch's number of threads."""
     bounds = np.linspace(0, rows, min(PARTS, rows) + 1).astype(int)
-    parts = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [slice(a, b) for a, b in pairwise(bounds)]
     threads = min(torch.get_num_threads(), len(parts))
     run = map if threads == 1 else _pool(threads).map
     list(run(work, range(len(parts)), parts))
@@ -362,7 +389,12 @@ class _SplineFunction(torch.autograd.Function):
         def work(part, rows):
             own = slice(rows.start * count, rows.stop * count)
             _forward(
-                x[rows], raw[own], numbers, outputs[rows], logs[part], settings.marker,
+                x[rows],
+                raw[own],
+                numbers,
+                outputs[rows],
+                logs[part],
+                settings.marker,
                 lanes_of(x.dtype),
             )
 
@@ -382,8 +414,15 @@ class _SplineFunction(torch.autograd.Function):
         def work(_part, rows):
             own = slice(rows.start * count, rows.stop * count)
             _gradients(
-                x[rows], raw[own], numbers, g_y[rows], g_log, g_x[rows], g_raw[own],
-                settings.marker, lanes_of(x.dtype),
+                x[rows],
+                raw[own],
+                numbers,
+                g_y[rows],
+                g_log,
+                g_x[rows],
+                g_raw[own],
+                settings.marker,
+                lanes_of(x.dtype),
             )
 
         _in_parts(work, len(x))
