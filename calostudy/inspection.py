@@ -203,10 +203,6 @@ def _summary(path: Path, file: h5py.File, target: Calorimeter, n: int) -> dict:
     return summary
 
 
-def _on(target: Calorimeter) -> Iterable:
-    return [entry for entry in DATASETS.values() if entry.calorimeter is target]
-
-
 def _datasets_with(target: Calorimeter, incident: np.ndarray) -> list[str]:
     """Name the data sets that have a sample, public or simulated, with all these energies."""
     return [
