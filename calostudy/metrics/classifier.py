@@ -1,0 +1,308 @@
+"""How well a neural classifier tells generated showers from the reference.
+
+The protocol is that of the CaloChallenge evaluation (arXiv:2410.21611) and, with 512 instead of
+2048 nodes, of CaloFlow (arXiv:2210.14245, appendix A): three hidden layers with LeakyReLU, Adam
+with learning rate 2e-4, batches of 1000, 50 epochs. Training stops early only at an accuracy of 1.
+The showers of each class are split into three: "train" fits the weights, "test" selects the epoch
+with the best accuracy and fits an isotonic calibration, "validation" gives the AUC and the
+Jensen-Shannon divergence JSD = (ln 2 - BCE) / ln 2 of the calibrated probabilities. Label 1 is the
+reference. A sample that cannot be told apart has AUC 0.5 and JSD 0.
+
+The published code trains in float64; here inputs and weights are float32, which changes a single
+training as another seed does (the spread over repeats contains it), and takes half the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from tqdm.auto import tqdm
+
+from calostudy.datasets import Dataset
+from calostudy.errors import DataError, UsageError
+from calostudy.metrics.observables import EPSILON, observables
+from calostudy.showers import Showers
+
+LEARNING_RATE = 2e-4
+BATCH = 1000
+EPOCHS = 50
+PROBABILITY_FLOOR = 1e-6  # of the calibrated probabilities, on both sides
+LOG_FLOOR = 1e-8  # MeV, inside logarithms of energies
+LENGTH_SCALE = 100.0  # mm, of centres and widths
+
+MINIMUM_SHOWERS = 50  # per class: 10 of them for validation
+TRUSTED_VALIDATION = 1000  # below it the AUC of equal samples fluctuates by more than 0.013
+
+
+# ---- inputs -----------------------------------------------------------------------------------
+
+
+def low_level(showers: Showers, entry: Dataset) -> np.ndarray:
+    """log10(E_inc / MeV) and cells / E_inc after the minimum-energy cut: float32 (N, cells + 1)."""
+    energy = np.asarray(showers.incident_energy, dtype=np.float64)[:, None]
+    cells = showers.above_threshold(entry.threshold).cells / energy
+    return np.concatenate([np.log10(energy), cells], axis=1).astype(np.float32)
+
+
+def low_level_normed(showers: Showers, entry: Dataset) -> np.ndarray:
+    """log10 E_inc, cells / E_layer and log10 E_layer, without a cut: float32 (N, 1 + cells + L)."""
+    energy = np.asarray(showers.incident_energy, dtype=np.float64)[:, None]
+    layers = showers.layer_energies()
+    cells = showers.cells / (layers + EPSILON)[:, showers.calorimeter.layer_index]
+    columns = [np.log10(energy), cells, np.log10(layers + LOG_FLOOR)]
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def high_level(showers: Showers, entry: Dataset) -> np.ndarray:
+    """Shower shapes after the minimum-energy cut: float32 (N, features).
+
+    log10 of E_inc, of each E_layer and of E_tot; centres and widths in eta, phi and r in units of
+    100 mm; sparsity. In the order of the CaloChallenge evaluation.
+    """
+    values = observables(showers, entry.threshold)
+    scalings: dict[str, Callable] = {
+        "E_layer": lambda x: np.log10(x + LOG_FLOOR),
+        "EC_eta": lambda x: x / LENGTH_SCALE,
+        "EC_phi": lambda x: x / LENGTH_SCALE,
+        "width_eta": lambda x: x / LENGTH_SCALE,
+        "width_phi": lambda x: x / LENGTH_SCALE,
+        "E_tot": lambda x: np.log10(x + LOG_FLOOR),
+        "sparsity": lambda x: x,
+        "EC_r": lambda x: x / LENGTH_SCALE,
+        "width_r": lambda x: x / LENGTH_SCALE,
+    }
+    columns = [np.log10(np.asarray(showers.incident_energy, dtype=np.float64))]
+    for group, scale in scalings.items():
+        columns += [scale(x) for name, x in values.items() if name.split("/")[0] == group]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+INPUTS: dict[str, Callable[[Showers, Dataset], np.ndarray]] = {
+    "low": low_level,
+    "low-normed": low_level_normed,
+    "high": high_level,
+}
+
+
+# ---- one training -----------------------------------------------------------------------------
+
+
+def default_hidden(entry: Dataset) -> int:
+    """Nodes per hidden layer of the published evaluations: 2048, for CaloGAN data sets 512."""
+    return 512 if entry.calorimeter.file_format == "calogan" else 2048
+
+
+def network(features: int, hidden: int) -> nn.Sequential:
+    """The classifier: features -> 3 x [hidden, LeakyReLU(0.01)] -> one logit."""
+    sizes = [features, hidden, hidden, hidden]
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise(sizes):
+        layers += [nn.Linear(width_in, width_out), nn.LeakyReLU(0.01)]
+    return nn.Sequential(*layers, nn.Linear(hidden, 1))
+
+
+Sample = tuple[torch.Tensor, torch.Tensor]
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([model(part) for part in x.split(10 * BATCH)]).squeeze(1)
+
+
+def _fit(
+    model: nn.Module, train: Sample, test: Sample, epochs: int, seed: int, bar: tqdm
+) -> nn.Module:
+    """Train, and return the model as it was at the epoch with the best accuracy on `test`."""
+    x, y = train
+    shuffle = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    best, state = -1.0, None
+    for epoch in range(epochs):
+        for rows in torch.randperm(len(x), generator=shuffle).to(x.device).split(BATCH):
+            optimiser.zero_grad(set_to_none=True)
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                model(x[rows]).squeeze(1), y[rows]
+            )
+            loss.backward()
+            optimiser.step()
+        accuracy = ((_logits(model, test[0]) > 0) == (test[1] > 0.5)).double().mean().item()
+        bar.update()
+        bar.set_postfix(accuracy=f"{accuracy:.3f}")
+        if accuracy > best:
+            best = accuracy
+            state = {name: value.clone() for name, value in model.state_dict().items()}
+        if accuracy == 1.0:
+            bar.update(epochs - 1 - epoch)
+            break
+    model.load_state_dict(state)
+    return model
+
+
+def _calibrated(model: nn.Module, test: Sample, validation: Sample) -> np.ndarray:
+    """Probabilities of the validation showers after isotonic regression on the test showers."""
+    scores = [
+        torch.sigmoid(_logits(model, x)).double().cpu().numpy() for x, _ in (test, validation)
+    ]
+    regression = IsotonicRegression(
+        y_min=PROBABILITY_FLOOR, y_max=1 - PROBABILITY_FLOOR, out_of_bounds="clip"
+    ).fit(scores[0], test[1].double().cpu().numpy())
+    return regression.predict(scores[1])
+
+
+def jensen_shannon(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """JSD in units of ln 2 from calibrated probabilities of label 1: (ln 2 - BCE) / ln 2."""
+    p = np.where(labels > 0.5, probabilities, 1 - probabilities)
+    return float(1 + np.mean(np.log(p)) / np.log(2))
+
+
+# ---- the protocol -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Classification:
+    """AUC and JSD of repeated trainings, each (repeats,), and how they came about.
+
+    showers: per class for training, test and validation. probabilities, labels: of the validation
+    showers of the last training.
+    """
+
+    auc: np.ndarray
+    jsd: np.ndarray
+    showers: tuple[int, int, int]
+    hidden: int
+    epochs: int
+    warnings: tuple[str, ...]
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+    def summary(self, score: str) -> tuple[float, float, str]:
+        """Mean, uncertainty and the kind of uncertainty of "auc" or "jsd".
+
+        Several trainings: their standard deviation. One: bootstrap over the validation showers.
+        """
+        values = getattr(self, score)
+        if len(values) > 1:
+            return float(values.mean()), float(values.std(ddof=1)), "spread over repeats"
+        return float(values[0]), self._bootstrap(score), "bootstrap over validation showers"
+
+    def _bootstrap(self, score: str, replicas: int = 100) -> float:
+        function = {
+            "auc": lambda p, y: roc_auc_score(y, p),
+            "jsd": jensen_shannon,
+        }[score]
+        generator = np.random.default_rng(0)
+        halves = [np.flatnonzero(self.labels == label) for label in (0, 1)]
+        values = []
+        for _ in range(replicas):
+            rows = np.concatenate([generator.choice(half, len(half)) for half in halves])
+            values.append(function(self.probabilities[rows], self.labels[rows]))
+        return float(np.std(values, ddof=1))
+
+
+def split_sizes(entry: Dataset, showers: int) -> tuple[int, int, int]:
+    """Showers per class for training, test and validation: the data set's, else 60/20/20 %."""
+    official = entry.classifier_split
+    if official and showers >= sum(official):
+        return official
+    train, test = int(0.6 * showers), int(0.2 * showers)
+    return train, test, showers - train - test
+
+
+def classify(
+    generated: Showers,
+    reference: Showers,
+    entry: Dataset,
+    *,
+    inputs: str = "low",
+    hidden: int | None = None,
+    repeats: int = 5,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Classification:
+    """Train the classifier `repeats` times, each with another split and other initial weights.
+
+    inputs: "low", "low-normed" or "high" (see `INPUTS`); hidden: nodes per hidden layer, by
+    default `default_hidden`. The same seed gives the same numbers on one thread.
+    Raises DataError for samples of unequal or too small size, UsageError for unknown inputs.
+    """
+    if inputs not in INPUTS:
+        raise UsageError(f"classifier inputs {inputs!r}: expected one of {', '.join(INPUTS)}")
+    if min(repeats, epochs) < 1:
+        raise UsageError(f"classifier: {repeats} repeats of {epochs} epochs, expected at least 1")
+    if len(generated) != len(reference):
+        raise DataError(
+            f"classifier: {len(generated)} generated and {len(reference)} reference showers; "
+            "expected equal numbers, otherwise AUC and JSD are not those of the protocol"
+        )
+    if len(generated) < MINIMUM_SHOWERS:
+        raise DataError(
+            f"classifier: {len(generated)} showers per class are too few to split into training, "
+            f"test and validation; expected at least {MINIMUM_SHOWERS}"
+        )
+    hidden = hidden or default_hidden(entry)
+    sizes = split_sizes(entry, len(generated))
+    features = [
+        torch.from_numpy(INPUTS[inputs](showers, entry)) for showers in (generated, reference)
+    ]
+    for label, array in zip(("generated", "reference"), features, strict=True):
+        if not bool(torch.isfinite(array).all()):
+            raise DataError(f"classifier: the {label} showers give inputs that are not finite")
+
+    auc, jsd = [], []
+    with tqdm(total=repeats * epochs, desc=f"classifier ({inputs})", disable=not progress) as bar:
+        for repeat in range(repeats):
+            seeds = np.random.SeedSequence([seed, repeat]).generate_state(3)
+            train, test, validation = _split(features, sizes, int(seeds[0]), device)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(seeds[1]))
+                model = network(features[0].shape[1], hidden).float().to(device)
+            model = _fit(model, train, test, epochs, int(seeds[2]), bar)
+            probabilities = _calibrated(model, test, validation)
+            labels = validation[1].double().cpu().numpy()
+            auc.append(roc_auc_score(labels, probabilities))
+            jsd.append(jensen_shannon(probabilities, labels))
+    return Classification(
+        np.array(auc),
+        np.array(jsd),
+        sizes,
+        hidden,
+        epochs,
+        _warnings(sizes),
+        probabilities,
+        labels,
+    )
+
+
+def _split(
+    features: list[torch.Tensor], sizes: tuple[int, int, int], seed: int, device: str
+) -> list[Sample]:
+    """Shuffle each class and deal it to training, test and validation; labels 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    deals = [
+        torch.randperm(len(x), generator=generator)[: sum(sizes)].split(sizes) for x in features
+    ]
+    samples = []
+    for rows in zip(*deals, strict=True):
+        x = torch.cat([array[part] for array, part in zip(features, rows, strict=True)])
+        y = torch.cat([torch.full((len(part),), float(i)) for i, part in enumerate(rows)])
+        samples.append((x.to(device), y.to(device)))
+    return samples
+
+
+def _warnings(sizes: tuple[int, int, int]) -> tuple[str, ...]:
+    validation = sizes[2]
+    if validation >= TRUSTED_VALIDATION:
+        return ()
+    return (
+        f"classifier: only {validation} validation showers per class: the AUC of two equal samples "
+        f"fluctuates by ±{np.sqrt(1 / (6 * validation)):.3f}",
+    )
