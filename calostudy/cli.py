@@ -1,0 +1,421 @@
+"""The command line: a thin door to the package.
+
+Exit status: 0 on success, 2 on bad usage (an unknown name, an impossible option), 1 on bad data.
+Tables and progress go to the terminal; ``--json FILE`` writes the same result as JSON (``-`` for
+standard output, and then nothing else is printed there).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from calostudy.errors import CaloStudyError, DataError, UsageError
+
+app = typer.Typer(
+    name="calostudy",
+    help="Generative surrogates for calorimeter showers: simulate, train, generate, evaluate, time.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out, err = Console(), Console(stderr=True)
+
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for standard output."),
+]
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A name of `calostudy datasets`.")
+]
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", metavar="DATASET", help="A name of `calostudy datasets`.")
+]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A name of `calostudy models`.")]
+Size = Annotated[str, typer.Option(help="paper or embedded.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same showers.")]
+
+
+def _rows(rows: list[dict], title: str, to_json: str | None, payload: object = None) -> None:
+    """Show ``rows`` as a table, or write ``payload`` (``rows`` unless given) as JSON."""
+    if to_json is not None:
+        _write_json(rows if payload is None else payload, to_json)
+    if to_json == "-":
+        return
+    table = Table(title=title, title_justify="left")
+    for name in rows[0] if rows else ():
+        table.add_column(str(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_cell(value)) for value in row.values()))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_cell(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_cell(item) for item in value)
+    return str(value)
+
+
+def _write_json(payload: object, destination: str) -> None:
+    from calostudy.files import atomic_path
+
+    text = json.dumps(payload, indent=2, allow_nan=False) + "\n"
+    if destination == "-":
+        sys.stdout.write(text)
+        return
+    with atomic_path(Path(destination)) as temporary:
+        Path(temporary).write_text(text)
+
+
+def _numbers(text: str, what: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(item) for item in text.split(","))
+    except ValueError:
+        raise UsageError(f"{what}: {text!r} is not a list of whole numbers like 1,10,100") from None
+    if min(numbers) < 1:
+        raise UsageError(f"{what}: {text!r} has a number below 1")
+    return numbers
+
+
+@app.command()
+def datasets(to_json: Json = None) -> None:
+    """The catalogue of datasets: calorimeter, particle, energies, what is present here.
+
+    Example: `calostudy datasets --json -`
+    """
+    from calostudy.datasets import DATASETS, sources_present
+
+    full = [
+        {
+            "name": name,
+            "title": entry.title,
+            "calorimeter": entry.calorimeter.name,
+            "layers": len(entry.calorimeter.layers),
+            "cells": entry.calorimeter.cells,
+            "particle": entry.particle,
+            "energies": str(entry.energies),
+            "sources": sources_present(name),
+        }
+        for name, entry in DATASETS.items()
+    ]
+    short = [
+        {
+            "name": row["name"],
+            "cells": f"{row['cells']:,} in {row['layers']} layers",
+            "particle": row["particle"],
+            "energies": row["energies"],
+            "present here": {source: splits for source, splits in row["sources"].items() if splits},
+        }
+        for row in full
+    ]
+    _rows(short, "Datasets", to_json, full)
+
+
+@app.command()
+def models(to_json: Json = None) -> None:
+    """Every model, dataset and size: parameters counted on the real networks, trained or not.
+
+    Example: `calostudy models --json models.json`
+    """
+    from calostudy.models import catalogue
+
+    _rows(catalogue(), "Surrogates", to_json)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="An HDF5 file of showers.")], to_json: Json = None
+) -> None:
+    """What a file of showers is, and what is wrong with it. Exit status 1 if anything is.
+
+    Example: `calostudy inspect my_showers.hdf5`
+    """
+    from calostudy.inspection import inspect as inspect_file
+
+    report = inspect_file(file)
+    rows = [{"property": what, "value": value} for what, value in report.rows()]
+    _rows(rows, file.name, to_json, report.as_dict())
+    if report.problems:
+        raise DataError(f"{file}: " + "; ".join(report.problems))
+
+
+@app.command()
+def simulate(
+    dataset: DatasetArgument,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of showers.")],
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+    seed: Seed = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the showers do not change.")] = 1,
+    emin: Annotated[float | None, typer.Option(help="Lowest incident energy in GeV.")] = None,
+    emax: Annotated[float | None, typer.Option(help="Highest incident energy in GeV.")] = None,
+    physics: Annotated[
+        str, typer.Option(help="data-free; ftfp_bert or em-option4 with Geant4's data sets.")
+    ] = "data-free",
+    brem: Annotated[str, typer.Option(help="Bremsstrahlung of the data-free list: rel or sb.")] = "rel",
+) -> None:
+    """Geant4 showers in the dataset's public format. Run again after an interruption to go on.
+
+    Example: `calostudy simulate calogan-eplus -n 1000 --seed 7 --workers 2 --out eplus.h5`
+    """
+    from calostudy import geant4
+
+    path = geant4.simulate(
+        dataset, n, seed, out_file, workers=workers, emin=emin, emax=emax, physics=physics, brem=brem
+    )
+    err.print(f"{n:,} showers in {path}")
+
+
+@app.command()
+def train(
+    model: ModelArgument,
+    dataset: DatasetArgument,
+    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Weights, card and log.")],
+    size: Size = "embedded",
+    showers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Train on this file, not the dataset's own.")
+    ] = None,
+    source: Annotated[str, typer.Option(help="simulated or public.")] = "simulated",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of each network; default: the recipe's.")
+    ] = None,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in DIR.")] = False,
+) -> None:
+    """Train a surrogate. A killed run goes on exactly with --resume.
+
+    Example: `calostudy train caloflow-teacher calogan-eplus --out my_weights`
+    """
+    from calostudy.datasets import dataset as catalogue_entry
+    from calostudy.datasets import showers_path
+    from calostudy.models import build
+    from calostudy.showers import read
+    from calostudy.training import train as fit
+
+    path = showers or showers_path(dataset, "train", source)
+    surrogate = build(model, dataset, size, seed=seed)
+    reference = read(path, catalogue_entry(dataset).calorimeter)
+    fit(surrogate, reference, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
+    err.print(f"weights in {out_dir}")
+
+
+def _surrogate(model: str, dataset: str, size: str, weights: Path | None, untrained: bool):
+    """The surrogate with the weights given, the shipped ones, or (only if asked) none."""
+    from calostudy.models import build, load, shipped_weights
+
+    if untrained:
+        if weights:
+            raise UsageError("--weights and --untrained exclude each other")
+        return build(model, dataset, size)
+    directory = weights or shipped_weights(model, dataset, size)
+    if directory is None:
+        raise UsageError(
+            f"no trained weights are shipped for {model} {dataset} {size}: train them with "
+            f"`calostudy train {model} {dataset} --size {size} --out DIR` and pass --weights DIR, "
+            "or pass --untrained to run with random weights"
+        )
+    surrogate = load(directory)
+    if (surrogate.name, surrogate.dataset.name, surrogate.size) != (model, dataset, size):
+        raise UsageError(
+            f"{directory} holds {surrogate.name} {surrogate.dataset.name} {surrogate.size}, "
+            f"not {model} {dataset} {size}"
+        )
+    return surrogate
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    dataset: DatasetArgument,
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Number of showers.")] = None,
+    size: Size = "embedded",
+    weights: Annotated[Path | None, typer.Option(metavar="DIR", help="Trained weights.")] = None,
+    untrained: Annotated[bool, typer.Option(help="Random weights, for timing only.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Showers per batch; they do not change.")] = 1000,
+    target: Annotated[str, typer.Option(help="Hardware target: device-threads/precision.")] = "cpu-1/fp32",
+    seed: Seed = 0,
+    energies: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take the incident energies of this file.")
+    ] = None,
+) -> None:
+    """Showers by a surrogate, in the public format, streamed to FILE; goes on after a kill.
+
+    Example: `calostudy generate caloflow-teacher calogan-eplus -n 5000 --out generated.h5`
+    """
+    from calostudy.datasets import dataset as catalogue_entry
+    from calostudy.generation import generate as generate_file
+    from calostudy.showers import iterate
+
+    if (n is None) == (energies is None):
+        raise UsageError("give either -n N or --energies FILE")
+    given = None
+    if energies is not None:
+        chunks = iterate(energies, catalogue_entry(dataset).calorimeter)
+        given = np.concatenate([showers.incident_energy for showers in chunks])
+    surrogate = _surrogate(model, dataset, size, weights, untrained)
+    path = generate_file(
+        surrogate, out_file, n=n, energies=given, batch=batch, seed=seed, target=target
+    )
+    err.print(f"showers in {path}")
+
+
+@app.command()
+def features(
+    file: Annotated[Path, typer.Argument(help="An HDF5 file of showers.")],
+    dataset: DatasetOption,
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+) -> None:
+    """All observables of every shower (E_tot, E_layer/L, EC_eta/L, width_r/L, sparsity/L, ...).
+
+    Example: `calostudy features generated.h5 --dataset calogan-eplus --out features.h5`
+    """
+    from calostudy.datasets import dataset as catalogue_entry
+    from calostudy.metrics.observables import write_observables
+
+    write_observables(file, catalogue_entry(dataset), out_file)
+    err.print(f"observables in {out_file}")
+
+
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="Generated showers, in the public format.")],
+    dataset: DatasetOption,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: the dataset's evaluation sample.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="A list such as separation_power,auc_low; default: all.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Classifier trainings.")] = 5,
+    seed: Seed = 0,
+    to_json: Json = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write an HTML page with figures here.")
+    ] = None,
+) -> None:
+    """Score showers against Geant4, with uncertainties and the Geant4-against-Geant4 floor.
+
+    Example: `calostudy evaluate generated.h5 --dataset calogan-eplus --metrics separation_power,auc_low`
+    """
+    from calostudy.datasets import dataset as catalogue_entry
+    from calostudy.datasets import load, showers_path
+    from calostudy.metrics import METRICS
+    from calostudy.metrics import evaluate as score
+    from calostudy.provenance import provenance
+    from calostudy.showers import read
+
+    entry = catalogue_entry(dataset)
+    names = tuple(metrics.split(",")) if metrics else tuple(METRICS)
+    generated = read(file, entry.calorimeter)
+    truth = read(reference, entry.calorimeter) if reference else load(dataset, "evaluation")
+    floor = None
+    if reference is None and showers_path(dataset, "train").exists():
+        floor = load(dataset, "train", rows=slice(0, len(truth)))
+    scores = score(generated, truth, entry, metrics=names, repeats=repeats, seed=seed, floor=floor)
+    payload = {
+        "file": str(file),
+        "dataset": dataset,
+        "reference": str(reference or showers_path(dataset, "evaluation")),
+        "seed": seed,
+        "scores": {score.name: score.as_dict() for score in scores},
+        "provenance": provenance(),
+    }
+    from calostudy.tables import score_rows
+
+    _rows(score_rows(scores), f"{file} against {payload['reference']}", to_json, payload)
+    for warning in dict.fromkeys(warning for score in scores for warning in score.warnings):
+        err.print(f"[yellow]warning[/yellow]: {escape(warning)}")
+    if report:
+        from calostudy.report import write_report
+
+        err.print(f"report in {write_report(report, generated, truth, entry, scores, payload)}")
+
+
+@app.command()
+def time(
+    model: ModelArgument,
+    dataset: DatasetArgument,
+    size: Size = "embedded",
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,10,100",
+    target: Annotated[str, typer.Option(help="Hardware targets, separated by commas.")] = "cpu-1/fp32",
+    weights: Annotated[Path | None, typer.Option(metavar="DIR", help="Trained weights.")] = None,
+    untrained: Annotated[bool, typer.Option(help="Random weights; the table says so.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="Interleave this yardstick and give the ratio: nflows.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 9,
+    to_json: Json = None,
+) -> None:
+    """ms per shower with its spread, by the study's protocol.
+
+    Example: `calostudy time caloflow-teacher calogan-eplus --against nflows --batch 1,10`
+    """
+    from calostudy.timing import time_surrogate
+
+    surrogate = _surrogate(model, dataset, size, weights, untrained)
+    rows = []
+    for name in target.split(","):
+        rows += [
+            timing.as_dict()
+            for timing in time_surrogate(
+                surrogate,
+                batches=_numbers(batch, "--batch"),
+                target=name,
+                against=against,
+                rounds=rounds,
+            )
+        ]
+    _rows(rows, f"{model} {dataset} {size}", to_json)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def run(context: typer.Context) -> None:
+    """The grid of study.yml and the book, by Snakemake; its arguments are passed on.
+
+    Example: `calostudy run --cores 2` or `calostudy run --config study_profile=paper`
+    """
+    from calostudy.study import snakemake_command
+
+    raise typer.Exit(subprocess.call(snakemake_command(context.args), env=dict(os.environ)))
+
+
+def main() -> None:
+    """Run the command line; turn the package's errors into one line and an exit status."""
+    try:
+        app()
+    except DataError as error:
+        status = 1
+        message = error
+    except (UsageError, CaloStudyError) as error:
+        status = 2
+        message = error
+    err.print(f"[red]error[/red]: {escape(str(message))}", soft_wrap=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
