@@ -40,7 +40,8 @@ def simulate(
 
     ``dataset``: a key of `calostudy.geant4.setups.SETUPS`. ``emin``, ``emax`` in GeV, by default
     the dataset's. The file is in the dataset's public format; ``<stem>.geant4.h5`` beside it holds
-    per event ``cpu_seconds``, ``steps``, ``deposited`` and ``visible`` (in the active material, MeV).
+    per event ``cpu_seconds``, ``steps``, and in MeV ``deposited`` and ``visible`` (in the active
+    material).
 
     The showers depend on every argument but ``workers``, bit for bit, and the first showers do not
     depend on ``n``. A killed run resumes with the same call; finished shards of events are kept in

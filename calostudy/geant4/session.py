@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from calostudy.geant4.bridge import g4
+from calostudy.geant4.bridge import INT, POINTER, g4, library
 from calostudy.geant4.detectors import DETECTORS
 from calostudy.geant4.physics import physics_list
 from calostudy.geant4.scoring import HEAD, NativeScorer
