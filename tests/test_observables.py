@@ -36,7 +36,7 @@ def sparse_showers(geometry: Calorimeter, seed: int, n: int = 6, dtype=np.float3
     hit = rng.random((n, geometry.cells)) < rng.choice([0.0, 0.01, 0.3, 1.0], size=(n, 1))
     # At least 1 MeV: the eps of the definitions is a width of its own for energies below 1e-3 MeV.
     cells = ((1 + rng.lognormal(0, 3, hit.shape)) * hit).astype(dtype)
-    return Showers(geometry, np.full(n, 5e4), cells)
+    return Showers(geometry, 1e3 + 1.1 * cells.sum(axis=1, dtype=np.float64), cells)
 
 
 def transcription(showers: Showers, threshold: float) -> dict[str, np.ndarray]:
