@@ -1,255 +1,37 @@
-"""The catalogue of data sets: calorimeter, particle, energies, public files, simulated twin.
+"""The data sets of the study by name, where their files belong, and their showers.
 
-Public files are named with checksums but never shipped; what is shipped are showers of the study's
-own simulation, the "twin" of a public data set, which is never called by the public name.
+The entries themselves are in :mod:`calostudy.catalogue`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from calostudy import showers as _showers
-from calostudy.calorimeter import Calorimeter, calorimeter
-from calostudy.energies import GEV, EnergyLaw
+from calostudy.catalogue import DATASETS, Dataset, PublicFile
+from calostudy.energies import EnergyLaw
 from calostudy.errors import DataError, UsageError
 from calostudy.paths import data_dir
 from calostudy.showers import Rows, Showers
 
+__all__ = [
+    "DATASETS",
+    "SOURCES",
+    "SPLITS",
+    "Dataset",
+    "EnergyLaw",
+    "PublicFile",
+    "dataset",
+    "iterate",
+    "load",
+    "showers_path",
+    "showers_paths",
+    "sources_present",
+]
+
 SPLITS = ("train", "evaluation")
 SOURCES = ("simulated", "public")
-
-
-@dataclass(frozen=True)
-class PublicFile:
-    """A file of a public record.
-
-    Attributes:
-        name, url: its name and where it is downloaded; the URL is None where only the record's
-            page is known.
-        split: "train" or "evaluation", or None where one file is for both.
-        events: showers in it.
-        md5, bytes: checksum and size, None where they are not known.
-    """
-
-    name: str
-    url: str | None
-    split: str | None
-    events: int
-    md5: str | None = None
-    bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """One data set of the study.
-
-    Attributes:
-        name: the study's name for it.
-        title: one line of prose.
-        particle: "e+", "e-", "gamma" or "pi+".
-        calorimeter: where its showers are.
-        energies: law of the incident energies of the public sample.
-        threshold: minimum energy of a cell in MeV; what is strictly below counts as zero.
-        public_name: the public sample's name.
-        record, licence: DOI and licence of the public record.
-        public_files: its files.
-        twin_name: name of the simulated twin, or None if the study simulates none.
-        twin_energies: law of the twin's incident energies, or None.
-        twin_events: showers that the repository ships, by split.
-        classifier_split: showers for training, testing and validating a classifier on one
-            public file (CaloChallenge), or None.
-        references: papers, as "authors, title, arXiv number".
-    """
-
-    name: str
-    title: str
-    particle: str
-    calorimeter: Calorimeter = field(repr=False)
-    energies: EnergyLaw
-    threshold: float
-    public_name: str
-    record: str
-    licence: str | None
-    public_files: tuple[PublicFile, ...] = field(repr=False)
-    twin_name: str | None = None
-    twin_energies: EnergyLaw | None = None
-    twin_events: dict[str, int] = field(default_factory=dict)
-    classifier_split: tuple[int, int, int] | None = None
-    references: tuple[str, ...] = field(default=(), repr=False)
-
-    def law(self, source: str = "simulated") -> EnergyLaw:
-        """Law of the incident energies of the public or the simulated sample.
-
-        Raises:
-            UsageError: there is no such source, or no twin.
-        """
-        _known("source", source, SOURCES)
-        if source == "public":
-            return self.energies
-        if self.twin_energies is None:
-            raise UsageError(f"{self.name}: the study has no simulated twin; source='public'")
-        return self.twin_energies
-
-    def title_of(self, source: str) -> str:
-        """The name that a sample of this source must go by: the public one or the twin's."""
-        _known("source", source, SOURCES)
-        return self.public_name if source == "public" else self.twin_name or "no twin"
-
-
-def _powers_of_two(weights: tuple[int, ...]) -> EnergyLaw:
-    values = tuple(float(2**k) for k in range(8, 8 + len(weights)))
-    return EnergyLaw("discrete", values[0], values[-1], values, weights)
-
-
-def _zenodo(record: int, *files: tuple) -> tuple[PublicFile, ...]:
-    base = f"https://zenodo.org/records/{record}/files"
-    return tuple(PublicFile(name, f"{base}/{name}", *rest) for name, *rest in files)
-
-
-_CHALLENGE = (
-    "C. Krause et al., CaloChallenge 2022: A Community Challenge for Fast Calorimeter Simulation, "
-    "arXiv:2410.21611"
-)
-_CALOGAN_PAPER = (
-    "M. Paganini, L. de Oliveira, B. Nachman, CaloGAN: Simulating 3D high energy particle showers "
-    "in multilayer electromagnetic calorimeters with generative adversarial networks, "
-    "arXiv:1712.10321"
-)
-_CALOFLOW = (
-    "C. Krause, D. Shih, CaloFlow: Fast and Accurate Generation of Calorimeter Showers with "
-    "Normalizing Flows, arXiv:2106.05285"
-)
-_ATLAS = (
-    "ATLAS Collaboration, AtlFast3: the next generation of fast simulation in ATLAS, "
-    "arXiv:2109.02551"
-)
-
-_WIDE = EnergyLaw("log-uniform", 1 * GEV, 1000 * GEV)
-_NARROW = EnergyLaw("log-uniform", 1 * GEV, 100 * GEV)
-_CALOGAN_LAW = EnergyLaw("uniform", 1 * GEV, 100 * GEV)
-_READOUT = 0.5e-3 / 0.033  # 0.5 keV in the silicon over the sampling fraction
-_FLAT = (10000,) * 11
-
-
-def _ds1(particle: str, word: str, weights, split, files) -> Dataset:
-    return Dataset(
-        name=f"ds1-{word}",
-        title=f"CaloChallenge dataset 1: {word} in a simulation of the ATLAS calorimeter",
-        particle=particle,
-        calorimeter=calorimeter(f"ds1-{word}"),
-        energies=_powers_of_two(weights),
-        threshold=1.0,
-        public_name=f"CaloChallenge dataset 1 {word}",
-        record="10.5281/zenodo.8099322",
-        licence="CC-BY-4.0",
-        public_files=_zenodo(8099322, *files),
-        classifier_split=split,
-        references=(_CHALLENGE, _ATLAS),
-    )
-
-
-def _calogan(name: str, particle: str, file: str, events: dict[str, int]) -> Dataset:
-    return Dataset(
-        name=f"calogan-{name}",
-        title=f"CaloGAN: {particle} in three layers of lead and liquid argon",
-        particle=particle,
-        calorimeter=calorimeter("calogan"),
-        energies=_CALOGAN_LAW,
-        threshold=0.001,
-        public_name=f"CaloGAN {particle}",
-        record="10.17632/pvn3xc3wy5.1",
-        licence="CC-BY-4.0",
-        public_files=(PublicFile(file, None, None, 100000),),
-        twin_name=f"CaloGAN-like {particle}",
-        twin_energies=_CALOGAN_LAW,
-        twin_events=events,
-        references=(_CALOGAN_PAPER, _CALOFLOW),
-    )
-
-
-_ALL = (
-    _ds1(
-        "gamma",
-        "photons",
-        (*_FLAT, 5000, 3000, 2000, 1000),
-        (80000, 20000, 21000),
-        (
-            (
-                "dataset_1_photons_1.hdf5",
-                "train",
-                121000,
-                "005d2adeda7db034b388112661265656",
-                173797023,
-            ),
-            ("dataset_1_photons_2.hdf5", "evaluation", 121000, "4767715ed56e99565fd9c67340661e70"),
-        ),
-    ),
-    _ds1(
-        "pi+",
-        "pions",
-        (*_FLAT[:10], 9800, 5000, 3000, 2000, 1000),
-        (80000, 20000, 20800),
-        (
-            ("dataset_1_pions_1.hdf5", "train", 120800, "6a5f52722064a1bcd8a0bc002f16515d"),
-            ("dataset_1_pions_2.hdf5", "evaluation", 120800, "fee7457b40127bc23c8ab909e2638ca0"),
-        ),
-    ),
-    Dataset(
-        name="ds2",
-        title="CaloChallenge dataset 2: electrons in a silicon-tungsten cylinder",
-        particle="e-",
-        calorimeter=calorimeter("ds2"),
-        energies=_WIDE,
-        threshold=_READOUT,
-        public_name="CaloChallenge dataset 2",
-        record="10.5281/zenodo.6366271",
-        licence="CC-BY-4.0",
-        public_files=_zenodo(
-            6366271,
-            ("dataset_2_1.hdf5", "train", 100000, "e590333e9a2da51b258288d74bd8357a", 1356475617),
-            (
-                "dataset_2_2.hdf5",
-                "evaluation",
-                100000,
-                "7a56fd68aa53ded37c2ac445694d9736",
-                1366708391,
-            ),
-        ),
-        twin_name="DS2-like",
-        twin_energies=_NARROW,
-        twin_events={"train": 3000, "evaluation": 2000},
-        classifier_split=(60000, 20000, 20000),
-        references=(_CHALLENGE,),
-    ),
-    Dataset(
-        name="ds3",
-        title="CaloChallenge dataset 3: electrons in a finely read silicon-tungsten cylinder",
-        particle="e-",
-        calorimeter=calorimeter("ds3"),
-        energies=_WIDE,
-        threshold=_READOUT,
-        public_name="CaloChallenge dataset 3",
-        record="10.5281/zenodo.6366324",
-        licence=None,
-        public_files=_zenodo(
-            6366324,
-            ("dataset_3_1.hdf5", "train", 50000, "d33f03418aa311b0965452fcbef1ff87"),
-            ("dataset_3_2.hdf5", "train", 50000, "911dec2c40aafa64a07b7450b80881bf"),
-            ("dataset_3_3.hdf5", "evaluation", 50000, "5ea62f6831a1821bb5035fafc9f030e8"),
-            ("dataset_3_4.hdf5", "evaluation", 50000, "5e8d82e6a6c28c6914a3b602a1cfa299"),
-        ),
-        classifier_split=(60000, 20000, 20000),
-        references=(_CHALLENGE,),
-    ),
-    _calogan("eplus", "e+", "eplus.hdf5", {"train": 10000, "evaluation": 5000}),
-    _calogan("gamma", "gamma", "gamma.hdf5", {"train": 5000, "evaluation": 5000}),
-    _calogan("piplus", "pi+", "piplus.hdf5", {"train": 5000, "evaluation": 5000}),
-)
-
-DATASETS: dict[str, Dataset] = {entry.name: entry for entry in _ALL}
-"""Every data set by name."""
 
 
 def dataset(name: str) -> Dataset:
@@ -315,27 +97,27 @@ def load(
         DataError: a file is not here (with how to get it) or malformed.
         UsageError: unknown name, split or source; ``rows`` selects nothing.
     """
-    pieces, total = _pieces(name, split, source)
-    wanted = np.arange(total)[rows]
+    chosen = dataset(name)
+    bounds = chosen.law(source).range
+    pieces = _pieces(name, split, source)
+    total = sum(len(piece) for _, piece in pieces)
+    try:
+        wanted = np.arange(total)[rows]
+    except IndexError as error:
+        raise UsageError(f"{name} {split} has {total} showers ({error})") from error
     if not wanted.size:
         raise UsageError(f"{name} {split} has {total} showers, rows {rows} select none of them")
-    owner = np.searchsorted([stop for _, _, stop in pieces], wanted, side="right")
-    parts, order = [], []
-    start = 0
-    for i, (path, offset, stop) in enumerate(pieces):
-        here = np.flatnonzero(owner == i)
+    parts, places, before = [], [], 0
+    for path, piece in pieces:
+        here = np.flatnonzero((wanted >= before) & (wanted < before + len(piece)))
         if here.size:
-            chosen = wanted[here] - start + offset
-            parts.append(
-                _showers.read(
-                    path, dataset(name).calorimeter, chosen, dataset(name).law(source).range
-                )
-            )
-            order.append(here)
-        start = stop
+            rows_there = wanted[here] - before + piece.start
+            parts.append(_showers.read(path, chosen.calorimeter, rows_there, bounds))
+            places.append(here)
+        before += len(piece)
     if len(parts) == 1:
         return parts[0]
-    return _showers.concatenate(parts)[np.argsort(np.concatenate(order))]
+    return _showers.concatenate(parts)[np.argsort(np.concatenate(places))]
 
 
 def iterate(
@@ -345,28 +127,29 @@ def iterate(
 
     Raises:
         DataError: a file is not here (with how to get it) or malformed.
+        UsageError: unknown name, split or source, or ``chunk`` is not positive.
     """
-    _, total = _pieces(name, split, source)
+    if chunk < 1:
+        raise UsageError(f"chunk must be at least 1, is {chunk}")
+    total = sum(len(piece) for _, piece in _pieces(name, split, source))
     for first in range(0, total, chunk):
-        yield load(name, split, source, slice(first, min(first + chunk, total)))
+        yield load(name, split, source, slice(first, first + chunk))
 
 
-def _pieces(name: str, split: str, source: str) -> tuple[list[tuple[Path, int, int]], int]:
-    """Return for each file (path, first row of the split in it, rows up to its end), and the sum.
-
-    Rows are counted over the files of the split, as if they were one.
-    """
+def _pieces(name: str, split: str, source: str) -> list[tuple[Path, range]]:
+    """Return for each file of a split its path and the rows in it that belong to the split."""
     chosen = dataset(name)
-    pieces, total = [], 0
+    chosen.law(source)  # refuses the twin of a data set that has none
+    pieces = []
     for path in showers_paths(name, split, source):
         _require(path, chosen, split, source)
-        offset, n = 0, _showers.count(path, chosen.calorimeter)
+        n = _showers.count(path, chosen.calorimeter)
+        rows = range(n)
         if source == "public" and _file(chosen, path.name).split is None:
             edge = n * 7 // 10
-            offset, n = {"train": (0, edge), "evaluation": (edge, n - edge)}[split]
-        total += n
-        pieces.append((path, offset, total))
-    return pieces, total
+            rows = {"train": range(edge), "evaluation": range(edge, n)}[split]
+        pieces.append((path, rows))
+    return pieces
 
 
 def _file(chosen: Dataset, name: str) -> PublicFile:
@@ -379,11 +162,9 @@ def _require(path: Path, chosen: Dataset, split: str, source: str) -> None:
     if source == "public":
         url = _file(chosen, path.name).url or f"https://doi.org/{chosen.record}"
         how = f"download {path.name} from {url}"
-    elif chosen.twin_energies is not None:
+    else:
         n = chosen.twin_events[split]
         how = f"make it with: calostudy simulate {chosen.name} -n {n} --seed S --out {path}"
-    else:
-        how = "the study simulates no twin of it; use the public files (source='public')"
     raise DataError(f"{path}: no such file; {how}")
 
 

@@ -54,6 +54,26 @@ class FileFormat:
         pairs = zip(calorimeter.layers, calorimeter.slices, strict=True)
         return {f"layer_{layer.id}": (layer.shape, place) for layer, place in pairs}
 
+    def to_mev(self, energy: np.ndarray) -> np.ndarray:
+        """Turn incident energies in the file's unit into MeV, in their own type."""
+        return energy if self.mev == 1 else energy * energy.dtype.type(self.mev)
+
+    def from_mev(self, energy: np.ndarray) -> np.ndarray:
+        """Turn incident energies in MeV into the file's unit.
+
+        Of the neighbouring numbers, one is taken that :meth:`to_mev` turns into exactly the same
+        MeV, if there is one. That is not always so: x1000 maps two neighbouring floating-point
+        numbers in GeV to one in MeV here and there, and skips some in MeV elsewhere.
+        """
+        if self.mev == 1:
+            return energy
+        stored = energy / energy.dtype.type(self.mev)
+        for direction in (-np.inf, np.inf):
+            neighbour = np.nextafter(stored, energy.dtype.type(direction))
+            better = (self.to_mev(stored) != energy) & (self.to_mev(neighbour) == energy)
+            stored = np.where(better, neighbour, stored)
+        return stored
+
 
 FORMATS: dict[str, FileFormat] = {
     "calochallenge": FileFormat("CaloChallenge", "incident_energies", "MeV", 1),

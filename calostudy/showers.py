@@ -183,6 +183,28 @@ def count(path: str | os.PathLike, calorimeter: Calorimeter) -> int:
         return check_structure(path, file, calorimeter)
 
 
+def read_energies(path: str | os.PathLike, calorimeter: Calorimeter) -> np.ndarray:
+    """Read the incident energies of a file, (N,) MeV, whether or not showers are with them.
+
+    Raises:
+        DataError: no such file, no incident energies in it, or impossible ones.
+    """
+    layout = FORMATS[calorimeter.file_format]
+    with open_file(path) as file:
+        if not isinstance(file.get(layout.energy), h5py.Dataset):
+            raise DataError(f"{path}: no {layout.energy} in it, expected a {layout.title} file")
+        energy = file[layout.energy]
+        if energy.shape[1:] not in ((), (1,)) or energy.dtype.kind != "f" or not energy.size:
+            raise DataError(
+                f"{path}: {layout.energy} is {energy.dtype} of shape {energy.shape}, "
+                "expected floating-point energies (N, 1)"
+            )
+        energies = layout.to_mev(energy[...].reshape(-1))
+    if not (np.isfinite(energies) & (energies > 0)).all():
+        raise DataError(f"{path}: {layout.energy} has values that are no energies above zero")
+    return energies
+
+
 def attributes(path: str | os.PathLike) -> dict:
     """Return the attributes of a file: its provenance, where calostudy wrote it.
 
@@ -356,7 +378,7 @@ def load_unchecked(path, file: h5py.File, calorimeter: Calorimeter, rows: Rows, 
         overflow = _rows(file[layout.overflow], wanted)
     if layout.mev == 1:
         return Showers(calorimeter, energy, cells, overflow)
-    return Showers(calorimeter, _to_mev(energy, layout.mev), cells, overflow, energy)
+    return Showers(calorimeter, layout.to_mev(energy), cells, overflow, energy)
 
 
 def _rows(dataset: h5py.Dataset, wanted: np.ndarray) -> np.ndarray:
@@ -372,25 +394,15 @@ def _rows(dataset: h5py.Dataset, wanted: np.ndarray) -> np.ndarray:
     return out
 
 
-def _to_mev(energy: np.ndarray, mev: int) -> np.ndarray:
-    return energy * energy.dtype.type(mev)
-
-
 def _stored_energy(showers: Showers) -> np.ndarray:
     """Incident energies in the unit of the file, (N,)."""
-    mev = FORMATS[showers.calorimeter.file_format].mev
+    layout = FORMATS[showers.calorimeter.file_format]
     energy = np.asarray(showers.incident_energy)
-    if mev == 1:
-        return energy
-    stored = energy / energy.dtype.type(mev)
-    for direction in (-np.inf, np.inf):
-        neighbour = np.nextafter(stored, energy.dtype.type(direction))
-        better = (_to_mev(stored, mev) != energy) & (_to_mev(neighbour, mev) == energy)
-        stored = np.where(better, neighbour, stored)
+    stored = layout.from_mev(energy)
     if showers.stored_energy is None:
         return stored
     # Energies that were changed since they were read no longer agree, and win.
-    same = _to_mev(showers.stored_energy, mev) == energy
+    same = layout.to_mev(showers.stored_energy) == energy
     return np.where(same, showers.stored_energy, stored)
 
 
