@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils, types
 
 BYTES = 64
@@ -101,6 +102,7 @@ class Lanes:
         self.size = BYTES * 8 // self.format.integer.width if count is None else count
         self.type = ir.VectorType(self.format.scalar, self.size)
         self.integers = ir.VectorType(self.format.integer, self.size)
+        self.bytes = self.format.integer.width // 8
         self._mangled = f"v{self.size}f{self.format.integer.width}"
 
     # constants and memory
@@ -118,6 +120,10 @@ class Lanes:
         order = ir.Constant(ir.VectorType(ir.IntType(32), self.size), [0] * self.size)
         return Vector(self, self.builder.shuffle_vector(one, one, order))
 
+    def wrap(self, value):
+        """An LLVM vector value as a Vector."""
+        return Vector(self, value)
+
     def vector(self, number):
         return number if isinstance(number, Vector) else self.constant(number)
 
@@ -130,11 +136,11 @@ class Lanes:
 
     def load(self, address):
         pointer = self._vector_pointer(address)
-        return Vector(self, self.builder.load(pointer, align=self.format.integer.width // 8))
+        return Vector(self, self.builder.load(pointer, align=self.bytes))
 
     def store(self, vector, address):
         pointer = self._vector_pointer(address)
-        self.builder.store(vector.value, pointer, align=self.format.integer.width // 8)
+        self.builder.store(vector.value, pointer, align=self.bytes)
 
     def load_scalar(self, address):
         """One number from memory on all lanes."""
@@ -253,3 +259,14 @@ def _split_log2(mantissa):
     high = math.floor(math.log(2.0) * scale) / scale
     # log 2 in twice the precision: the second term is what float64 rounds away.
     return high, (math.log(2.0) - high) + 2.319046813846299617e-17
+
+
+def host_registers() -> tuple[int, int]:
+    """(bytes of the widest vector register, number of such registers) of this processor."""
+    features = get_host_cpu_features()
+    return (64, 32) if features.get("avx512f") else (32, 16)
+
+
+def array_pointer(context, builder, array_type, value):
+    """Address of the first element of a numba array inside an intrinsic."""
+    return context.make_array(array_type)(context, builder, value).data

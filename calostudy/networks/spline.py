@@ -12,9 +12,7 @@ weight @ hidden.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +22,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from calostudy.networks.simd import Lanes, lanes_of
+from calostudy.networks.threads import in_threads
 
 # Rows are worked off in this many parts whatever the number of threads, so that sums over
 # features are added in the same order on every machine.
@@ -363,18 +362,11 @@ def _gradients(inputs, parameters, numbers, g_outputs, g_logs, g_inputs, g_param
             )
 
 
-@lru_cache(maxsize=4)
-def _pool(threads):
-    return ThreadPoolExecutor(threads)
-
-
 def _in_parts(work, rows):
     """work(part, slice of rows) for the fixed parts, on torch's number of threads."""
     bounds = np.linspace(0, rows, min(PARTS, rows) + 1).astype(int)
-    parts = [slice(a, b) for a, b in pairwise(bounds)]
-    threads = min(torch.get_num_threads(), len(parts))
-    run = map if threads == 1 else _pool(threads).map
-    list(run(work, range(len(parts)), parts))
+    parts = [(i, slice(a, b)) for i, (a, b) in enumerate(pairwise(bounds))]
+    in_threads(lambda part: work(*part), parts, torch.get_num_threads())
 
 
 class _SplineFunction(torch.autograd.Function):
