@@ -9,12 +9,16 @@ libstdc++). Importing this module imports Geant4, so only a worker process does
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 import sys
 
-import geant4_pybind as g4
-
 from calostudy.errors import UsageError
+
+# without this variable the wheel asks, at import, whether it may download the data sets
+os.environ.setdefault("GEANT4_DATA_DIR", os.devnull)
+
+import geant4_pybind as g4
 
 POINTER, INT, BOOL, DOUBLE = ctypes.c_void_p, ctypes.c_int, ctypes.c_bool, ctypes.c_double
 

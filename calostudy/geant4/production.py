@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -106,15 +106,9 @@ def _run_worker(row: Row, job: worker.Job, events: int, progress: bool) -> None:
     reading, writing = os.pipe()
     with tempfile.TemporaryDirectory(prefix="calostudy-geant4-") as folder:
         variables = environment.geant4_environment(job.physics, job.brem, Path(folder), os.environ)
-        command = [
-            sys.executable,
-            "-m",
-            "calostudy.geant4",
-            json.dumps({**asdict(job), "pipe": writing}),
-        ]
         with log.open("w") as stream:
             process = subprocess.Popen(
-                command,
+                _command(replace(job, pipe=writing)),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -146,6 +140,10 @@ def _run_worker(row: Row, job: worker.Job, events: int, progress: bool) -> None:
             f"the Geant4 process failed (status {status}); finished shards are kept in "
             f"{row.folder}, the same command resumes. Its last words:\n{_tail(log)}"
         )
+
+
+def _command(job: worker.Job) -> list[str]:
+    return [sys.executable, "-m", "calostudy.geant4", json.dumps(asdict(job))]
 
 
 _SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
