@@ -34,7 +34,7 @@ test: env
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadgroup $(TESTS)
 
 check-book: $(VENV)/.dev
-	$(BIN)/python tests/browser/check_book.py $(HTML) $(HTML)/../screenshots
+	$(BIN)/python tests/bookcheck.py $(HTML) --screenshots _build/screenshots
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

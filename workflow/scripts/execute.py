@@ -2,4 +2,4 @@
 
 from calostudy.study import execute
 
-execute(snakemake.params.kind, snakemake.params.parameters, snakemake.output[0])  # noqa: F821
+execute(snakemake.params.kind, snakemake.params.parameters, snakemake.output.page)  # noqa: F821

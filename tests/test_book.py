@@ -1,0 +1,148 @@
+"""The workflow, run on a tiny study: its pages, the book that it builds, and what it leaves alone."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from bookcheck import broken_links, external_resources, pages
+
+# One worker builds the book once for all tests of this file.
+pytestmark = pytest.mark.xdist_group("book")
+
+TINY = {
+    "dataset": [{"dataset": "calogan-eplus", "n": 200}],
+    "model": [
+        {"model": "caloflow-teacher", "dataset": "calogan-eplus", "n": 200, "repeats": 1, "seed": 1}
+    ],
+    "hardware": [
+        {
+            "model": "caloflow-teacher",
+            "dataset": "calogan-eplus",
+            "target": "cpu-1/fp32",
+            "batches": "1,10",
+            "rounds": 2,
+        }
+    ],
+}
+
+
+def write_study(folder: Path, grid: dict) -> None:
+    (folder / "tiny.yml").write_text(yaml.safe_dump({"profiles": {"tiny": grid}}))
+
+
+def snakemake(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
+    chosen = ["--config", "study=tiny.yml", "study_profile=tiny"]
+    return subprocess.run(
+        [*command, *chosen], cwd=folder, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, checkout: Path) -> Path:
+    """A folder in which the workflow ran the tiny study."""
+    folder = tmp_path_factory.mktemp("study")
+    for name in ("book", "notebooks", "workflow"):
+        shutil.copytree(checkout / name, folder / name, ignore=shutil.ignore_patterns("runs"))
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(checkout / name, folder)
+    for name in ("calostudy", "data"):
+        (folder / name).symlink_to(checkout / name)
+    write_study(folder, TINY)
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(study: Path) -> Path:
+    return study / "_build" / "html"
+
+
+def test_every_line_of_the_study_is_a_page_with_numbers(study, html):
+    runs = sorted(path.stem for path in (study / "book" / "runs").glob("*.ipynb"))
+    assert [name.partition("-")[0] for name in runs] == ["dataset", "hardware", "model", "results"]
+    for name in runs:
+        assert (html / "book" / "runs" / f"{name}.html").exists()
+    for name in runs[:-1]:
+        assert (study / "results" / f"{name}.json").exists()
+
+
+def test_pages_of_the_grid_are_in_the_table_of_contents(study, html):
+    menu = {tag["href"] for tag in pages(html)["book/intro.html"].select("nav.bd-links a[href]")}
+    for path in (study / "book" / "runs").glob("*.ipynb"):
+        assert f"runs/{path.stem}.html" in menu
+
+
+def test_links_anchors_and_images_are_whole(html):
+    assert broken_links(html) == []
+
+
+def test_the_book_needs_no_network(html):
+    assert external_resources(html) == []
+
+
+def test_the_build_has_no_warnings(study):
+    log = (study / "_build" / "book.log").read_text()
+    assert [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line] == []
+
+
+def test_no_cell_of_a_page_failed(html):
+    for name, page in pages(html).items():
+        assert page.select(".output.traceback") == [], name
+
+
+def test_launch_buttons_open_the_notebook_of_the_repository(html):
+    for name, page in pages(html).items():
+        links = [tag["href"] for tag in page.select("a[href*='mybinder.org'], a[href*='colab.']")]
+        assert len(links) == (2 if name.startswith("book/runs/") else 0)
+        kind = Path(name).stem.partition("-")[0]
+        assert all(link.endswith(f"notebooks/{kind}.ipynb") for link in links)
+
+
+def test_a_second_run_runs_nothing(study, html):
+    before = (html / "index.html").stat().st_mtime_ns
+    done = snakemake(study)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert (html / "index.html").stat().st_mtime_ns == before
+
+
+def test_a_new_line_runs_only_its_own_page(study):
+    line = {"dataset": "calogan-gamma", "n": 200}
+    write_study(study, {**TINY, "dataset": [*TINY["dataset"], line]})
+    try:
+        done = snakemake(study, "--dry-run", "--quiet", "progress")
+    finally:
+        write_study(study, TINY)
+    jobs = dict(
+        line.split()
+        for line in done.stdout.splitlines()
+        if len(line.split()) == 2 and line.split()[1].isdigit()
+    )
+    assert jobs == {"dataset": "1", "results": "1", "book": "1", "total": "3"}
+
+
+def test_a_changed_parameter_runs_its_page_again(study):
+    changed = [{**TINY["dataset"][0], "n": 201}]
+    write_study(study, {**TINY, "dataset": changed})
+    try:
+        done = snakemake(study, "--dry-run", "--quiet", "progress")
+    finally:
+        write_study(study, TINY)
+    assert "dataset" in done.stdout
+    assert "hardware" not in done.stdout.partition("Reasons")[0]
+
+
+def test_a_line_that_cannot_run_is_refused_before_anything_runs(study):
+    write_study(study, {"dataset": [{"dataset": "calogan-muon", "n": 200}]})
+    try:
+        done = snakemake(study)
+    finally:
+        write_study(study, TINY)
+    assert done.returncode != 0
+    assert "calogan-muon" in done.stderr
+    assert "calogan-eplus" in done.stderr
