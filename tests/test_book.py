@@ -1,4 +1,4 @@
-"""The workflow, run on a tiny study: its pages, the book that it builds, and what it leaves alone."""
+"""The workflow on a tiny study: its pages, the book that it builds, what it leaves alone."""
 
 import shutil
 import subprocess
