@@ -20,6 +20,7 @@ from calostudy.files import atomic_path
 Rows = slice | Sequence[int] | np.ndarray
 
 _BLOCK = 1000  # showers held at once where the caller does not say
+_BLOCK_BYTES = 64 << 20  # held at once for the sake of the chunks of a file
 _CHUNK_BYTES = 1 << 20  # size of a chunk in the files that are written here
 _WRITE_CACHE = 16 << 20  # a chunk that several appends fill is compressed once
 
@@ -167,10 +168,12 @@ def iterate(
         raise UsageError(f"chunk must be at least 1, is {chunk}")
     with open_file(path) as file:
         n = check_structure(path, file, calorimeter)
-        for first in range(0, n, chunk):
-            showers = load_unchecked(path, file, calorimeter, slice(first, first + chunk), n)
+        block = chunk * max(1, _rows_per_chunk(file, calorimeter) // chunk)
+        for first in range(0, n, block):
+            showers = load_unchecked(path, file, calorimeter, slice(first, first + block), n)
             _check(path, showers, energy_range, first)
-            yield showers
+            for start in range(0, len(showers), chunk):
+                yield showers[start : start + chunk]
 
 
 def count(path: str | os.PathLike, calorimeter: Calorimeter) -> int:
@@ -379,6 +382,13 @@ def load_unchecked(path, file: h5py.File, calorimeter: Calorimeter, rows: Rows, 
     if layout.mev == 1:
         return Showers(calorimeter, energy, cells, overflow)
     return Showers(calorimeter, layout.to_mev(energy), cells, overflow, energy)
+
+
+def _rows_per_chunk(file: h5py.File, calorimeter: Calorimeter) -> int:
+    """Rows that HDF5 stores together, up to a bound in memory: it is slow to read fewer at once."""
+    dataset = file[next(iter(FORMATS[calorimeter.file_format].arrays(calorimeter)))]
+    row = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
+    return min(dataset.chunks[0] if dataset.chunks else 1, _BLOCK_BYTES // row)
 
 
 def _rows(dataset: h5py.Dataset, wanted: np.ndarray) -> np.ndarray:
