@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from calostudy.errors import UsageError
 from calostudy.geant4 import SETUPS, environment, setups, sidecar_path, simulate
 from calostudy.geant4.production import cells_of
+from calostudy.geant4.shipped import SHIPPED
+from calostudy.paths import data_dir
 
 
 def test_the_package_is_importable_without_geant4():
@@ -156,3 +158,17 @@ def test_ds2_cells_are_silicon_above_half_a_kev_over_the_sampling_fraction():
 
 def test_the_sidecar_lies_beside_the_file(tmp_path):
     assert sidecar_path(tmp_path / "train.h5") == tmp_path / "train.geant4.h5"
+
+
+def test_the_readme_of_the_shipped_showers_has_the_commands_that_made_them():
+    readme = (data_dir() / "showers" / "README.md").read_text()
+    for sample in SHIPPED:
+        name = f"{sample.dataset}/{sample.split}.h5"
+        command = (
+            f"calostudy simulate {sample.dataset} -n {sample.n} --seed {sample.seed} "
+            f"--out data/showers/{name}"
+        )
+        assert f"| `{name}` | {sample.n:,} " in readme
+        assert f"`{command}`" in readme
+    seeds = [sample.seed for sample in SHIPPED]
+    assert len(set(seeds)) == len(seeds)

@@ -187,10 +187,10 @@ def test_eplus_in_lead_and_argon_as_stock_geant4_and_as_with_nrc_tables():
     assert found["visible fraction"][0] == pytest.approx(0.188, rel=0.03)
     assert found["resolution x sqrt(E/GeV)"][0] == pytest.approx(0.075, abs=0.03)
     for source in ("stock", "NRC"):
-        within(found["fraction layer 0"], "calogan-eplus", 6.6, "fraction layer 0", source, 0.03)
         for layer in range(3):
-            name = f"occupancy layer {layer}"
-            within(found[name], "calogan-eplus", 6.6, name, source, absolute=0.04)
+            for kind, absolute in (("fraction", 0.01), ("occupancy", 0.03)):
+                name = f"{kind} layer {layer}"
+                within(found[name], "calogan-eplus", 6.6, name, source, absolute=absolute)
 
 
 def test_electrons_in_tungsten_and_silicon_as_with_nrc_tables():
@@ -229,10 +229,14 @@ def test_shipped_eplus_agree_with_stock_geant4(sample, energy):
     showers = showers_of("calogan-eplus", sample.path)
     gev = showers.incident_energy / 1000
     showers = showers[np.flatnonzero(abs(gev - energy) < 0.1 * energy)]
-    fraction = showers.layer_energies()[:, 0] / showers.incident_energy
-    found = fraction.mean(), fraction.std() / np.sqrt(len(fraction))
-    within(found, "calogan-eplus", energy, "fraction layer 0", "stock")
+    fractions = showers.layer_energies() / showers.incident_energy[:, None]
     for layer in range(3):
-        name = f"occupancy layer {layer}"
-        found = (showers.layer(layer) > 0).mean(), 0.0
-        within(found, "calogan-eplus", energy, name, "stock", absolute=0.04)
+        occupied = (showers.layer(layer) > 0).mean(axis=(1, 2))
+        # ours fills a few per cent fewer cells: no Rayleigh scattering, no fluorescence
+        for kind, values, absolute in (
+            ("fraction", fractions[:, layer], 0.005),
+            ("occupancy", occupied, 0.03),
+        ):
+            found = values.mean(), values.std() / np.sqrt(len(values))
+            name = f"{kind} layer {layer}"
+            within(found, "calogan-eplus", energy, name, "stock", absolute=absolute)

@@ -52,29 +52,41 @@ POINTS = (
     *(Point("ds2", e, n) for e, n in ((1, 200), (3, 120), (10, 80), (30, 25))),
 )
 
-#: (dataset, energy, quantity, source) -> (value, statistical uncertainty or None where not stated)
+#: e+ in the CaloGAN set-up, by layer: value, statistical uncertainty (None where not stated).
+_EPLUS = {
+    ("fraction", "stock"): {
+        6.6: ((0.314, 0.047), (0.684, 0.046), (0.0015, 0.0007)),
+        26.9: ((0.238, 0.033), (0.761, 0.032), (0.0013, 0.0002)),
+        55.5: ((0.159, 0.013), (0.839, 0.013), (0.0017, 0.0002)),
+        88.7: ((0.135, 0.008), (0.863, 0.008), (0.0021, 0.0003)),
+    },
+    ("occupancy", "stock"): {
+        6.6: ((0.207, 0.021), (0.475, 0.052), (0.074, 0.023)),
+        26.9: ((0.389, 0.012), (0.734, 0.018), (0.175, 0.026)),
+        55.5: ((0.497, 0.011), (0.874, 0.010), (0.324, 0.015)),
+        88.7: ((0.578, 0.015), (0.925, 0.005), (0.434, 0.011)),
+    },
+    ("fraction", "NRC"): {
+        6.6: ((0.344, 0.006), (0.656, 0.006), (0.0008, None)),
+        26.9: ((0.209, 0.004), (0.790, 0.004), (0.0013, None)),
+        55.5: ((0.166, 0.005), (0.832, 0.005), (0.0021, None)),
+        88.7: ((0.135, 0.004), (0.863, 0.004), (0.0020, None)),
+    },
+    ("occupancy", "NRC"): {
+        6.6: ((0.22, None), (0.48, None), (0.04, None)),
+        26.9: ((0.37, None), (0.73, None), (0.18, None)),
+        55.5: ((0.47, None), (0.85, None), (0.32, None)),
+        88.7: ((0.55, None), (0.91, None), (0.43, None)),
+    },
+}
+
+#: (dataset, energy, quantity, source) -> (value, statistical uncertainty or None)
 REFERENCE = {
-    ("calogan-eplus", 6.6, "fraction layer 0", "stock"): (0.314, 0.044),
-    ("calogan-eplus", 26.9, "fraction layer 0", "stock"): (0.238, 0.031),
-    ("calogan-eplus", 55.5, "fraction layer 0", "stock"): (0.159, 0.013),
-    ("calogan-eplus", 88.7, "fraction layer 0", "stock"): (0.135, 0.008),
-    ("calogan-eplus", 6.6, "fraction layer 0", "NRC"): (0.344, 0.006),
-    ("calogan-eplus", 26.9, "fraction layer 0", "NRC"): (0.209, 0.004),
-    ("calogan-eplus", 55.5, "fraction layer 0", "NRC"): (0.166, 0.005),
-    ("calogan-eplus", 88.7, "fraction layer 0", "NRC"): (0.135, 0.004),
     **{
-        ("calogan-eplus", energy, f"occupancy layer {layer}", source): (value, None)
-        for energy, source, values in (
-            (6.6, "stock", (0.21, 0.48, 0.07)),
-            (26.9, "stock", (0.39, 0.73, 0.18)),
-            (55.5, "stock", (0.50, 0.87, 0.32)),
-            (88.7, "stock", (0.58, 0.93, 0.43)),
-            (6.6, "NRC", (0.22, 0.48, 0.04)),
-            (26.9, "NRC", (0.37, 0.73, 0.18)),
-            (55.5, "NRC", (0.47, 0.85, 0.32)),
-            (88.7, "NRC", (0.55, 0.91, 0.43)),
-        )
-        for layer, value in enumerate(values)
+        ("calogan-eplus", energy, f"{kind} layer {layer}", source): found
+        for (kind, source), energies in _EPLUS.items()
+        for energy, layers in energies.items()
+        for layer, found in enumerate(layers)
     },
     **{("calogan-eplus", e, "visible fraction", "NRC"): (0.188, 0.001) for e in (1, 10)},
     ("calogan-piplus", 10, "non-interacting fraction", "NRC"): (0.282, None),
