@@ -107,6 +107,16 @@ def inverse_logit(y: Tensor, alpha: float = ALPHA) -> Tensor:
     return ((torch.sigmoid(y) - alpha) / (1.0 - 2.0 * alpha)).clamp(0.0, 1.0)
 
 
+def standardise(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Values (N, D) with the mean (D,) taken off, divided by the standard deviation (D,)."""
+    return (values - mean) / deviation
+
+
+def unstandardise(values: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """The inverse of `standardise`."""
+    return values * deviation + mean
+
+
 def log_incident(incident_energy: Tensor, factor: float) -> Tensor:
     """The incident energy (N,) as a network's condition, log10(factor * E_inc)."""
     return (factor * incident_energy).log10()

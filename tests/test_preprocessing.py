@@ -71,6 +71,15 @@ def test_inverse_logit_never_leaves_the_unit_interval():
     assert x.tolist() == [0.0, 0.0, 1.0, 1.0]
 
 
+@given(tensors(CELLS, st.floats(-14, 14)), st.floats(-14, 14), st.floats(1e-3, 10))
+@patient
+def test_standardised_values_come_back(values, mean, deviation):
+    moments = (torch.full((CELLS,), x, dtype=torch.float64) for x in (mean, deviation))
+    mean, deviation = moments
+    back = pre.unstandardise(pre.standardise(values, mean, deviation), mean, deviation)
+    torch.testing.assert_close(back, values, rtol=1e-12, atol=1e-12)
+
+
 @given(tensors(LAYERS), st.floats(-3, 3))
 @patient
 def test_layer_conditions_round_trip(energies, offset):

@@ -1,0 +1,138 @@
+"""Showers from a surrogate: in memory, or any number of them streamed into a file."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from calostudy.datasets import Dataset
+from calostudy.errors import UsageError
+from calostudy.hardware import HardwareTarget
+from calostudy.hardware import target as hardware_target
+from calostudy.models.surrogate import Surrogate
+from calostudy.shards import open_row
+from calostudy.showers import Showers, Writer, concatenate
+
+SHARD_BYTES = 64 << 20
+"""Cell energies in one shard of a production: a killed run loses at most so much."""
+
+
+def draw_energies(dataset: Dataset, n: int, seed: int = 0) -> np.ndarray:
+    """Incident energies (n,) in MeV by the law of the data set.
+
+    The law is the one of the simulated twin, or of the public sample where there is no twin. The
+    first energies do not depend on `n`.
+    """
+    law = dataset.twin_energies or dataset.energies
+    return law.sample(n, np.random.default_rng([seed, 0xE]))
+
+
+def generate_showers(
+    surrogate: Surrogate,
+    energies: np.ndarray,
+    seed: int = 0,
+    batch: int = 1000,
+    target: str | HardwareTarget | None = None,
+) -> Showers:
+    """Showers for incident energies (N,) in MeV, in memory.
+
+    They do not depend on `batch`. `target` is a hardware target such as "cpu-1/fp32"; without one
+    the current settings of torch hold.
+
+    Raises:
+        UsageError: an energy is not positive, or this machine lacks the target.
+    """
+    energies = _checked(energies)
+    with hardware_target(target).active() if target is not None else nullcontext():
+        return concatenate(list(_batches(surrogate, energies, seed, 0, batch)))
+
+
+def generate(
+    surrogate: Surrogate,
+    out: str | Path,
+    n: int | None = None,
+    energies: np.ndarray | None = None,
+    batch: int = 1000,
+    seed: int = 0,
+    target: str | HardwareTarget | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write showers to `out` in the data set's public format; a killed call goes on when repeated.
+
+    Either `n`, with incident energies drawn by `draw_energies`, or `energies` (N,) in MeV. Shards
+    are kept in `<out>.shards/` until all are there, so that memory stays bounded. The file has the
+    surrogate's name, dataset, size, seed and the SHA-256 of its weights as attributes.
+
+    Raises:
+        UsageError: both or neither of `n` and `energies`, an impossible one, or shards of another
+            production in the way.
+    """
+    out = Path(out)
+    if (n is None) == (energies is None):
+        raise UsageError("give either a number of showers or their incident energies")
+    if n is not None and n < 1:
+        raise UsageError(f"{n} showers to generate, expected at least 1")
+    energies = _checked(draw_energies(surrogate.dataset, n, seed) if n is not None else energies)
+    calorimeter = surrogate.dataset.calorimeter
+    where = hardware_target(target) if target is not None else None
+    attributes = {
+        "generator": surrogate.name,
+        "dataset": surrogate.dataset.name,
+        "size": surrogate.size,
+        "seed": seed,
+        "weights_sha256": surrogate.weights_sha256 or "untrained",
+    }
+    # The showers do not depend on the batch, so that a resume may choose another one.
+    parameters = {
+        **attributes,
+        "weights": surrogate.fingerprint(),
+        "energies_sha256": sha256(energies.tobytes()).hexdigest(),
+        "precision": where.precision if where else str(torch.get_default_dtype()),
+    }
+    size = max(1, SHARD_BYTES // (4 * calorimeter.cells))
+    with open_row(out, len(energies), size, parameters) as row:
+        with (
+            where.active() if where else nullcontext(),
+            tqdm(total=len(energies), unit="shower", disable=not progress) as bar,
+        ):
+            missing = row.missing()
+            bar.update(len(energies) - sum(shard.count for shard in missing))
+            for shard in missing:
+                own = energies[shard.first : shard.first + shard.count]
+                parts = []
+                for part in _batches(surrogate, own, seed, shard.first, batch):
+                    parts.append(part)
+                    bar.update(len(part))
+                row.save(shard, _arrays(concatenate(parts)))
+        with Writer(out, calorimeter, attributes=attributes) as writer:
+            for arrays in row.iterate():
+                writer.append(Showers(calorimeter, **arrays))
+        row.remove()
+    return out
+
+
+def _batches(
+    surrogate: Surrogate, energies: np.ndarray, seed: int, first: int, batch: int
+) -> Iterator[Showers]:
+    if batch < 1:
+        raise UsageError(f"batch {batch}, expected at least 1")
+    for start in range(0, len(energies), batch):
+        yield surrogate.sample(energies[start : start + batch], seed=seed, first=first + start)
+
+
+def _arrays(showers: Showers) -> dict[str, np.ndarray]:
+    arrays = {"incident_energy": showers.incident_energy, "cells": showers.cells}
+    return arrays if showers.overflow is None else {**arrays, "overflow": showers.overflow}
+
+
+def _checked(energies: np.ndarray) -> np.ndarray:
+    energies = np.asarray(energies, dtype=np.float64)
+    if energies.ndim != 1 or not len(energies):
+        raise UsageError(f"incident energies of shape {energies.shape}, expected (N,) with N >= 1")
+    if not (np.isfinite(energies) & (energies > 0)).all():
+        raise UsageError("an incident energy is not a positive number of MeV")
+    return energies

@@ -1,0 +1,71 @@
+"""The catalogue of surrogates: names to classes, and trained weights to where they are."""
+
+from pathlib import Path
+from typing import Any
+
+from calostudy.datasets import DATASETS
+from calostudy.errors import UsageError
+from calostudy.models.caloflow import CaloFlowTeacher
+from calostudy.models.surrogate import CARD, WEIGHTS, Surrogate, read_card
+from calostudy.paths import data_dir
+
+MODELS: dict[str, type[Surrogate]] = {model.name: model for model in (CaloFlowTeacher,)}
+"""Every surrogate family by name: a new one is a file in this package and an entry here."""
+
+
+def build(model: str, dataset: str, size: str = "embedded", seed: int = 0) -> Surrogate:
+    """An untrained surrogate, its weights random with `seed`.
+
+    Raises:
+        UsageError: there is no such model, or it has no such dataset or size.
+    """
+    if model not in MODELS:
+        raise UsageError(f"no model {model!r}; there are {', '.join(MODELS)}")
+    return MODELS[model](dataset, size, seed)
+
+
+def load(directory: str | Path) -> Surrogate:
+    """The surrogate whose trained weights and card are in a directory.
+
+    Raises:
+        DataError: the card or the weights are missing, damaged or do not fit each other.
+        UsageError: the card names a model or a dataset that does not exist here.
+    """
+    card = read_card(directory)
+    surrogate = build(card["model"], card["dataset"], card["size"])
+    surrogate.load_weights(directory)
+    return surrogate
+
+
+def weights_path(model: str, dataset: str, size: str) -> Path:
+    """Where the study keeps the weights of a model, whether they are there or not."""
+    return data_dir() / "weights" / model / dataset / size
+
+
+def shipped_weights(model: str, dataset: str, size: str) -> Path | None:
+    """The directory of the weights that are there for a model, or None."""
+    directory = weights_path(model, dataset, size)
+    return directory if all((directory / f).is_file() for f in (CARD, WEIGHTS)) else None
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """One row per model, dataset and size; parameters are counted on the networks themselves."""
+    return [
+        _row(build(model, dataset, size))
+        for model, family in MODELS.items()
+        for dataset in DATASETS
+        if dataset in family.datasets
+        for size in family.sizes
+    ]
+
+
+def _row(surrogate: Surrogate) -> dict[str, Any]:
+    counts = surrogate.parameters_by_network()
+    name = surrogate.name, surrogate.dataset.name, surrogate.size
+    return {
+        **dict(zip(("model", "dataset", "size"), name, strict=True)),
+        "parameters": sum(counts.values()),
+        "parameters_by_network": counts,
+        "trained": shipped_weights(*name) is not None,
+        "network_evaluations": surrogate.network_evaluations,
+    }

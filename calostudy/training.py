@@ -1,0 +1,330 @@
+"""One training loop for every surrogate: seeds, schedules, checkpoints, exact resume, log.
+
+The networks of a surrogate are trained one after the other. All random numbers of an epoch follow
+from (seed, network, epoch), and a checkpoint is written after each epoch by an atomic rename: a
+run that was killed and resumed ends with the same weights, bit for bit, as one that was not, on
+the same machine with the same number of threads.
+"""
+
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, optim
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, MultiStepLR, OneCycleLR
+from tqdm.auto import tqdm
+
+from calostudy.errors import CaloStudyError, DataError, UsageError
+from calostudy.files import atomic_path
+from calostudy.hardware import describe_machine
+from calostudy.models.surrogate import CARD, Surrogate, TrainingRecipe, read_card
+from calostudy.showers import Showers
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+
+# Streams of random numbers besides those of the epochs.
+_SPLIT, _VALIDATION = 1 << 20, (1 << 20) + 1
+
+
+def _onecycle(optimizer, recipe: TrainingRecipe, epochs: int, steps: int) -> LRScheduler:
+    options = recipe.schedule_options
+    return OneCycleLR(
+        optimizer,
+        recipe.learning_rate,
+        total_steps=epochs * steps,
+        pct_start=options["rise"],
+        div_factor=options["start"],
+        final_div_factor=options["end"],
+        three_phase=True,
+    )
+
+
+def _triangular2(optimizer, recipe: TrainingRecipe, epochs: int, steps: int) -> LRScheduler:
+    options = recipe.schedule_options
+    return CyclicLR(
+        optimizer,
+        options["base"],
+        recipe.learning_rate,
+        step_size_up=options["rise_epochs"] * steps,
+        mode="triangular2",
+        cycle_momentum=False,
+    )
+
+
+def _multistep(optimizer, recipe: TrainingRecipe, epochs: int, steps: int) -> LRScheduler:
+    options = recipe.schedule_options
+    milestones = [epoch * steps for epoch in options["milestones"]]
+    return MultiStepLR(optimizer, milestones, options["factor"])
+
+
+SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
+    "onecycle": _onecycle,
+    "triangular2": _triangular2,
+    "multistep": _multistep,
+}
+"""Learning-rate schedules, all stepped after every batch. Options of a recipe:
+
+onecycle: `rise`, the fraction of the training in which the rate rises from 1/`start` of the
+highest rate to it; it falls back in as much time and is annealed to 1/`end` of the first rate in
+the rest (three phases, cosine; momentum cycled between 0.85 and 0.95).
+triangular2: between `base` and a highest rate whose distance from `base` is halved after each
+cycle; half a cycle takes `rise_epochs`.
+multistep: multiplied by `factor` after each of the epochs in `milestones`.
+"""
+
+
+def train(
+    surrogate: Surrogate,
+    showers: Showers,
+    out: str | Path,
+    seed: int = 0,
+    resume: bool = False,
+    epochs: int | None = None,
+    progress: bool = True,
+    data_path: str | Path | None = None,
+) -> Surrogate:
+    """Train every network of a surrogate, keep the best validation weights, write them to `out`.
+
+    `out` receives `weights.safetensors`, `card.json` and `log.jsonl` (a line per epoch: network,
+    epoch, train_loss, validation_loss, learning_rate, seconds, skipped batches), and a checkpoint
+    while the training lasts. `epochs` replaces the recipe's number for each network. `data_path`
+    names the file that the showers come from, for the card. Returns the surrogate with the
+    weights as they were written, rounded to their precision on disk.
+
+    Raises:
+        UsageError: `out` holds another training, or one to be resumed with other parameters.
+        DataError: the showers are too few, or the checkpoint is damaged.
+        CaloStudyError: no epoch of a network had a finite validation loss.
+    """
+    out = Path(out)
+    if len(showers) < 2:
+        raise DataError(f"{len(showers)} shower to train on, expected at least 2")
+    recipes = {name: surrogate.recipe(name) for name in surrogate.networks}
+    if epochs is not None:
+        recipes = {name: replace(recipe, epochs=epochs) for name, recipe in recipes.items()}
+    signature = _signature(surrogate, showers, recipes, seed)
+    if _finished(out, resume, signature):
+        surrogate.load_weights(out)
+        return surrogate
+
+    surrogate.fit_constants(showers)
+    checkpoint = _Checkpoint(out, signature)
+    state = checkpoint.read(surrogate) if resume else _State()
+    stored = {}
+    with torch.random.fork_rng(devices=[]):
+        for index, (name, recipe) in enumerate(recipes.items()):
+            fit = _Fit(surrogate, name, recipe, showers, [seed, index])
+            if index >= state.network:
+                state = state if index == state.network else _State(index, log=state.log)
+                fit.run(state, checkpoint, progress)
+            surrogate.round_weights(name)
+            stored[name] = fit.validation_loss()
+    card = {"training": signature, **_account(state.log, stored, data_path)}
+    surrogate.save(out, card)
+    checkpoint.path.unlink()
+    return surrogate
+
+
+@dataclass
+class _State:
+    """Where a training stands: the network at work, its next epoch, and what both have come to."""
+
+    network: int = 0
+    epoch: int = 0
+    log: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None  # loss and weights of the best epoch
+    optimizer: dict[str, Any] | None = None
+    scheduler: dict[str, Any] | None = None
+
+
+class _Checkpoint:
+    """A `_State` with the weights of all networks, on disk; read without unpickling code."""
+
+    def __init__(self, out: Path, signature: Mapping[str, Any]):
+        self.path, self.signature = out / CHECKPOINT, signature
+        self.log_path = out / LOG
+
+    def write(self, surrogate: Surrogate, state: _State) -> None:
+        weights = {name: net.state_dict() for name, net in surrogate.networks.items()}
+        content = {**vars(state), "weights": weights, "signature": json.dumps(self.signature)}
+        with atomic_path(self.log_path) as path:
+            path.write_text("".join(json.dumps(line) + "\n" for line in state.log))
+        with atomic_path(self.path) as path:
+            torch.save(content, path)
+
+    def read(self, surrogate: Surrogate) -> _State:
+        """The state, its weights put into the networks; a fresh one where nothing was written."""
+        if not self.path.exists():
+            return _State()
+        try:
+            content = torch.load(self.path, weights_only=True)
+            signature, weights = json.loads(content.pop("signature")), content.pop("weights")
+            state = _State(**content)
+        except Exception as error:  # zipfile, pickle and torch each have their own
+            raise DataError(f"{self.path}: not a whole checkpoint ({error})") from None
+        _agree(self.path, signature, self.signature)
+        for name, network in surrogate.networks.items():
+            network.load_state_dict(weights[name])
+        return state
+
+
+class _Fit:
+    """The training of one network; `stream` (seed, index of the network) makes it repeatable."""
+
+    def __init__(self, surrogate, name, recipe: TrainingRecipe, showers, stream: list[int]):
+        self.surrogate, self.name, self.recipe, self.stream = surrogate, name, recipe, stream
+        self.network = surrogate.networks[name]
+        self.data = surrogate.prepare(name, showers)
+        order = np.random.default_rng([*stream, _SPLIT]).permutation(len(showers))
+        aside = min(max(1, round(recipe.validation * len(order))), len(order) - 1)
+        self.validation, self.training = (
+            torch.as_tensor(np.sort(part)) for part in (order[:aside], order[aside:])
+        )
+        self.steps = math.ceil(len(self.training) / recipe.batch)
+
+    def run(self, state: _State, checkpoint: _Checkpoint, progress: bool) -> None:
+        """Train from where `state` stands to the end, then put the best weights in."""
+        recipe = self.recipe
+        optimizer = optim.Adam(self.network.parameters(), recipe.learning_rate)
+        scheduler = SCHEDULES[recipe.schedule](optimizer, recipe, recipe.epochs, self.steps)
+        if state.optimizer:
+            optimizer.load_state_dict(state.optimizer)
+            scheduler.load_state_dict(state.scheduler)
+        total, done = recipe.epochs * self.steps, state.epoch * self.steps
+        with tqdm(total=total, initial=done, desc=self.name, disable=not progress) as bar:
+            for epoch in range(state.epoch, recipe.epochs):
+                began = time.perf_counter()
+                entry = {"network": self.name, "epoch": epoch + 1}
+                entry.update(self._epoch(epoch, optimizer, scheduler, bar))
+                entry["validation_loss"] = self.validation_loss()
+                entry["learning_rate"] = scheduler.get_last_lr()[0]
+                entry["seconds"] = round(time.perf_counter() - began, 3)
+                if entry["validation_loss"] < (state.best["loss"] if state.best else math.inf):
+                    weights = copy.deepcopy(self.network.state_dict())
+                    state.best = {"loss": entry["validation_loss"], "weights": weights}
+                bar.set_postfix({k: f"{entry[k]:.4g}" for k in ("train_loss", "validation_loss")})
+                state.epoch, state.log = epoch + 1, [*state.log, entry]
+                state.optimizer = optimizer.state_dict()
+                state.scheduler = scheduler.state_dict()
+                checkpoint.write(self.surrogate, state)
+        if state.best is None:
+            raise CaloStudyError(
+                f"{self.name}: the training diverged, no validation loss is finite"
+            )
+        self.network.load_state_dict(state.best["weights"])
+
+    def _epoch(self, epoch: int, optimizer, scheduler, bar) -> dict[str, Any]:
+        self._reseed(epoch)
+        self.network.train()
+        order = self.training[torch.randperm(len(self.training))]
+        total, seen, skipped = 0.0, 0, 0
+        for rows in order.split(self.recipe.batch):
+            optimizer.zero_grad()
+            loss = self._loss(rows).mean()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(
+                self.network.parameters(), self.recipe.clip or math.inf
+            )
+            if torch.isfinite(norm) and torch.isfinite(loss):
+                optimizer.step()
+                total, seen = total + loss.item() * len(rows), seen + len(rows)
+            else:
+                skipped += 1
+            scheduler.step()
+            bar.update()
+        return {"train_loss": total / seen if seen else math.inf, "skipped": skipped}
+
+    def validation_loss(self) -> float:
+        """Mean loss of the showers set aside; the same random numbers at every call."""
+        self._reseed(_VALIDATION)
+        self.network.eval()
+        with torch.no_grad():
+            losses = torch.cat([self._loss(rows) for rows in self.validation.split(500)])
+        mean = losses.double().mean().item()
+        return mean if math.isfinite(mean) else math.inf
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        return self.surrogate.loss(self.name, {key: t[rows] for key, t in self.data.items()})
+
+    def _reseed(self, number: int) -> None:
+        state = np.random.SeedSequence([*self.stream, number]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
+
+
+def _signature(surrogate, showers: Showers, recipes, seed: int) -> dict[str, Any]:
+    """What the weights depend on; a resume has to agree with it."""
+    content = hashlib.sha256(np.ascontiguousarray(showers.incident_energy).tobytes())
+    content.update(np.ascontiguousarray(showers.cells).tobytes())
+    signature = {
+        "seed": seed,
+        "initial_seed": surrogate.seed,
+        "model": str(surrogate),
+        "recipes": {name: asdict(recipe) for name, recipe in recipes.items()},
+        "showers": len(showers),
+        "showers_sha256": content.hexdigest(),
+    }
+    return json.loads(json.dumps(signature))
+
+
+def _agree(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [key for key, value in wanted.items() if found.get(key) != value]
+    if different:
+        raise UsageError(
+            f"{path}: of a training with other parameters ({', '.join(different)}); resume with "
+            "the same ones or choose another directory"
+        )
+
+
+def _finished(out: Path, resume: bool, signature: Mapping[str, Any]) -> bool:
+    """Whether `out` holds this very training, complete; refuses to overwrite any other."""
+    begun, card = (out / CHECKPOINT).exists(), (out / CARD).exists()
+    if not resume and (begun or card):
+        raise UsageError(
+            f"{out}: holds {'an unfinished' if begun else 'a finished'} training; resume it or "
+            "choose another directory"
+        )
+    if begun or not card:
+        return False
+    _agree(out / CARD, read_card(out).get("training", {}), signature)
+    return True
+
+
+def _account(log, stored: Mapping[str, float], data_path: str | Path | None) -> dict[str, Any]:
+    """What the card says about the course of a training."""
+    curves = {
+        name: [
+            {k: v for k, v in line.items() if k != "network"}
+            for line in log
+            if line["network"] == name
+        ]
+        for name in stored
+    }
+    data = None
+    if data_path is not None:
+        with Path(data_path).open("rb") as file:
+            data = {
+                "file": Path(data_path).name,
+                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            }
+    return {
+        "data": data,
+        "validation_loss": stored,  # of the weights as they are on disk
+        "best_epoch": {
+            name: min(curve, key=lambda line: line["validation_loss"])["epoch"]
+            for name, curve in curves.items()
+        },
+        "training_seconds": {
+            name: round(sum(line["seconds"] for line in curve)) for name, curve in curves.items()
+        },
+        "machine": {**describe_machine(), "torch_threads": torch.get_num_threads()},
+        "loss_curve": curves,
+    }

@@ -1,0 +1,235 @@
+"""The catalogue counts its networks, weights survive the disk, samples are showers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from calostudy import models
+from calostudy.datasets import dataset, load
+from calostudy.errors import DataError, UsageError
+from calostudy.models import caloflow
+from calostudy.models.caloflow import LAYERS, VOXELS
+from calostudy.samplers.noise import normal
+
+EPLUS = ("caloflow-teacher", "calogan-eplus", "embedded")
+TRAINED = [
+    tuple(row[k] for k in ("model", "dataset", "size"))
+    for row in models.catalogue()
+    if row["trained"]
+]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Size `embedded`, far smaller: what is tested does not depend on the size."""
+    tiny = {
+        LAYERS: caloflow.Structure(2, 8, 1, 0.0, tail_bound=6.0),
+        VOXELS: caloflow.Structure(2, 8, 1, 0.1, degrees="spread", tail_bound=6.0),
+    }
+    for name in caloflow.STRUCTURE["embedded"]:
+        monkeypatch.setitem(caloflow.STRUCTURE["embedded"], name, tiny)
+
+
+def shaken(surrogate, scale=0.2):
+    """A surrogate whose weights and constants are far from where they begin."""
+    with torch.no_grad():
+        for network in surrogate.networks.values():
+            for parameter in network.parameters():
+                parameter.add_(scale * torch.randn(parameter.shape))
+    for network in surrogate.constants and surrogate.networks:
+        surrogate.constants[f"{network}.mean"] -= 5.0
+        surrogate.constants[f"{network}.deviation"] *= 2.0
+        surrogate.round_weights(network)
+    return surrogate
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "voxels"),
+    [
+        ("calogan-eplus", 79_134, 37_835_280),
+        ("ds1-photons", 97_842, 27_945_968),
+        ("ds1-pions", 116_550, 56_962_776),
+    ],
+)
+def test_paper_size_has_the_published_numbers_of_parameters(name, layers, voxels):
+    counts = models.build("caloflow-teacher", name, "paper").parameters_by_network()
+    assert counts == {LAYERS: layers, VOXELS: voxels}
+
+
+def test_catalogue_counts_what_would_be_trained():
+    rows = {(r["model"], r["dataset"], r["size"]): r for r in models.catalogue()}
+    assert len(rows) == 10 and {key[2] for key in rows} == {"paper", "embedded"}
+    networks = models.build(*EPLUS).networks
+    counted = {k: sum(p.numel() for p in net.parameters()) for k, net in networks.items()}
+    row = rows[EPLUS]
+    assert row["parameters_by_network"] == counted and row["parameters"] == sum(counted.values())
+    assert row["network_evaluations"] == 1
+    json.dumps(list(rows.values()))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("no-model", "calogan-eplus", "paper"),
+        ("caloflow-teacher", "ds2", "paper"),
+        ("caloflow-teacher", "no-dataset", "paper"),
+        ("caloflow-teacher", "calogan-eplus", "huge"),
+    ],
+)
+def test_unknown_names_are_usage_errors(arguments):
+    with pytest.raises(UsageError):
+        models.build(*arguments)
+
+
+def test_random_weights_follow_the_seed_alone(small):
+    torch.manual_seed(7)
+    one = models.build(*EPLUS, seed=3)
+    first = one.fingerprint()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert models.build(*EPLUS, seed=3).fingerprint() == first
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert models.build(*EPLUS, seed=4).fingerprint() != first
+
+
+@pytest.mark.parametrize("name", ["calogan-eplus", "ds1-photons", "ds1-pions"])
+def test_samples_are_showers_and_do_not_depend_on_the_batch(small, name):
+    surrogate = shaken(models.build("caloflow-teacher", name, "embedded"))
+    energies = np.linspace(2e3, 9e4, 7)
+    whole = surrogate.sample(energies, seed=5)
+    parts = [surrogate.sample(energies[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 4), (4, 7))]
+    assert whole.calorimeter is dataset(name).calorimeter
+    np.testing.assert_array_equal(whole.incident_energy, energies)
+    np.testing.assert_array_equal(whole.cells, np.concatenate([p.cells for p in parts]))
+    assert np.isfinite(whole.cells).all() and (whole.cells >= 0).all()
+    hit = whole.cells[whole.cells > 0]
+    assert len(hit) and hit.min() >= surrogate.dataset.threshold
+    assert (whole.overflow is None) == (name != "calogan-eplus")
+    other = surrogate.sample(energies, seed=6)
+    assert not np.array_equal(whole.cells, other.cells)
+
+
+def test_both_samplers_give_the_same_showers(small):
+    surrogate = shaken(models.build(*EPLUS))
+    fast, slow = (
+        surrogate.sample(np.array([1e4, 5e4]), seed=1, sampler=sampler, precision="float64")
+        for sampler in ("incremental", "nflows")
+    )
+    np.testing.assert_allclose(fast.cells, slow.cells, rtol=1e-6, atol=1e-6)
+
+
+def test_samples_follow_the_weights_when_they_change(small):
+    surrogate = shaken(models.build(*EPLUS))
+    before = surrogate.sample(np.array([1e4]))
+    assert not np.array_equal(before.cells, shaken(surrogate).sample(np.array([1e4])).cells)
+
+
+def test_unknown_sampler_and_precision_are_usage_errors(small):
+    surrogate = models.build(*EPLUS)
+    with pytest.raises(UsageError, match="sampler"):
+        surrogate.sample(np.array([1e4]), sampler="guess")
+    with pytest.raises(UsageError, match="float32"):
+        surrogate.sample(np.array([1e4]), precision="float16")
+
+
+@pytest.mark.parametrize("size", ["paper", "embedded"])
+def test_the_loss_is_finite_for_empty_showers_and_layers(small, size, monkeypatch):
+    monkeypatch.setitem(caloflow.STRUCTURE, "paper", caloflow.STRUCTURE["embedded"])
+    surrogate = models.build("caloflow-teacher", "calogan-eplus", size)
+    cells = torch.zeros(3, 504)
+    cells[1, 100] = 1e-3
+    cells[2, :288] = 1e-4
+    for network in surrogate.networks:
+        batch = {"cells": cells, "incident": torch.tensor([0.01, 0.5, 1.0]).double()}
+        loss = surrogate.loss(network, batch)
+        assert loss.shape == (3,) and torch.isfinite(loss).all()
+        loss.sum().backward()
+        gradients = [p.grad for p in surrogate.networks[network].parameters() if p.grad is not None]
+        assert gradients and all(torch.isfinite(g).all() for g in gradients)
+
+
+def test_weights_come_back_from_disk(small, tmp_path):
+    surrogate = shaken(models.build(*EPLUS, seed=2))
+    surrogate.save(tmp_path, {"note": "kept"})
+    back = models.load(tmp_path)
+    energies = np.array([3e3, 6e4])
+    np.testing.assert_array_equal(back.sample(energies).cells, surrogate.sample(energies).cells)
+    card = models.read_card(tmp_path)
+    assert card["note"] == "kept" and card["weights_sha256"] == back.weights_sha256
+    assert set(card["parameters"]) == {LAYERS, VOXELS}
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _replace(path):
+    path.write_bytes(b"not a safetensors file")
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [_truncate, _replace, _flip, lambda path: path.unlink()])
+def test_damaged_weights_are_one_clear_error(small, tmp_path, damage):
+    models.build(*EPLUS).save(tmp_path)
+    damage(tmp_path / models.WEIGHTS)
+    with pytest.raises(DataError, match=models.WEIGHTS):
+        models.load(tmp_path)
+
+
+def test_weights_of_another_network_are_one_clear_error(small, tmp_path, monkeypatch):
+    models.build(*EPLUS).save(tmp_path)
+    wider = {**caloflow.STRUCTURE["embedded"]["calogan"]}
+    wider[VOXELS] = caloflow.Structure(2, 9, 1, 0.1, degrees="spread", tail_bound=6.0)
+    monkeypatch.setitem(caloflow.STRUCTURE["embedded"], "calogan", wider)
+    with pytest.raises(DataError, match="expected"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": "caloflow-teacher"}'])
+def test_a_damaged_card_is_one_clear_error(tmp_path, text):
+    (tmp_path / models.CARD).write_text(text)
+    with pytest.raises(DataError, match=models.CARD):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", TRAINED, ids="/".join)
+def test_shipped_weights_give_showers_like_the_simulated_ones(name):
+    surrogate = models.load(models.shipped_weights(*name))
+    reference = load(name[1], "evaluation", rows=slice(0, 500))
+    generated = surrogate.sample(reference.incident_energy, seed=11)
+    for showers in (generated, reference):
+        assert np.isfinite(showers.cells).all()
+    fractions = [
+        s.layer_energies().sum(axis=0) / s.incident_energy.sum() for s in (generated, reference)
+    ]
+    # a few per cent of the whole: far wider than the statistical error, far narrower than a bug
+    np.testing.assert_allclose(fractions[0], fractions[1], atol=0.03)
+    assert fractions[0].sum() == pytest.approx(fractions[1].sum(), rel=0.02)
+    occupied = [(s.above_threshold(0.01).cells > 0).mean() for s in (generated, reference)]
+    assert math.isclose(*occupied, abs_tol=0.05)
+
+
+@pytest.mark.parametrize("name", TRAINED, ids="/".join)
+def test_incremental_inverse_equals_nflows_on_the_shipped_weights(name):
+    surrogate = models.load(models.shipped_weights(*name))
+    energies = np.array([5e3, 8e4])
+    # noise far in the linear tails too
+    layers = len(surrogate.dataset.calorimeter.layers)
+    cases = {LAYERS: (layers, 1), VOXELS: (surrogate.dataset.calorimeter.cells, 1 + layers)}
+    for network, (features, context) in cases.items():
+        noise = normal(1, 0, len(energies), features) * np.array([[1.0], [8.0]])
+        condition = np.linspace(-1.0, 1.0, 2 * context).reshape(2, context)
+        fast, slow = (
+            caloflow.SAMPLERS[kind](surrogate.networks[network], "float64")(noise, condition)
+            for kind in ("incremental", "nflows")
+        )
+        assert np.abs(fast - slow).max() <= 1e-10
