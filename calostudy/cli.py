@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -24,7 +23,7 @@ from calostudy.errors import CaloStudyError, DataError, UsageError
 
 app = typer.Typer(
     name="calostudy",
-    help="Generative surrogates for calorimeter showers: simulate, train, generate, evaluate, time.",
+    help="Surrogates for calorimeter showers: simulate, train, generate, evaluate, time.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,7 +42,9 @@ DatasetArgument = Annotated[
 DatasetOption = Annotated[
     str, typer.Option("--dataset", metavar="DATASET", help="A name of `calostudy datasets`.")
 ]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A name of `calostudy models`.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A name of `calostudy models`.")
+]
 Size = Annotated[str, typer.Option(help="paper or embedded.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same showers.")]
 
@@ -165,7 +166,9 @@ def inspect(
 def simulate(
     dataset: DatasetArgument,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of showers.")],
-    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+    out_file: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")
+    ],
     seed: Seed = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the showers do not change.")] = 1,
     emin: Annotated[float | None, typer.Option(help="Lowest incident energy in GeV.")] = None,
@@ -173,7 +176,9 @@ def simulate(
     physics: Annotated[
         str, typer.Option(help="data-free; ftfp_bert or em-option4 with Geant4's data sets.")
     ] = "data-free",
-    brem: Annotated[str, typer.Option(help="Bremsstrahlung of the data-free list: rel or sb.")] = "rel",
+    brem: Annotated[
+        str, typer.Option(help="Bremsstrahlung of the data-free list: rel or sb.")
+    ] = "rel",
 ) -> None:
     """Geant4 showers in the dataset's public format. Run again after an interruption to go on.
 
@@ -182,7 +187,15 @@ def simulate(
     from calostudy import geant4
 
     path = geant4.simulate(
-        dataset, n, seed, out_file, workers=workers, emin=emin, emax=emax, physics=physics, brem=brem
+        dataset,
+        n,
+        seed,
+        out_file,
+        workers=workers,
+        emin=emin,
+        emax=emax,
+        physics=physics,
+        brem=brem,
     )
     err.print(f"{n:,} showers in {path}")
 
@@ -208,15 +221,19 @@ def train(
     Example: `calostudy train caloflow-teacher calogan-eplus --out my_weights`
     """
     from calostudy.datasets import dataset as catalogue_entry
-    from calostudy.datasets import showers_path
+    from calostudy.datasets import load, showers_path
     from calostudy.models import build
     from calostudy.showers import read
     from calostudy.training import train as fit
 
+    entry = catalogue_entry(dataset)
     path = showers or showers_path(dataset, "train", source)
     surrogate = build(model, dataset, size, seed=seed)
-    reference = read(path, catalogue_entry(dataset).calorimeter)
-    fit(surrogate, reference, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
+    if showers:
+        sample = read(showers, entry.calorimeter, energy_range=entry.energies.range)
+    else:
+        sample = load(dataset, "train", source)
+    fit(surrogate, sample, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
     err.print(f"weights in {out_dir}")
 
 
@@ -248,13 +265,19 @@ def _surrogate(model: str, dataset: str, size: str, weights: Path | None, untrai
 def generate(
     model: ModelArgument,
     dataset: DatasetArgument,
-    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+    out_file: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")
+    ],
     n: Annotated[int | None, typer.Option("-n", min=1, help="Number of showers.")] = None,
     size: Size = "embedded",
     weights: Annotated[Path | None, typer.Option(metavar="DIR", help="Trained weights.")] = None,
     untrained: Annotated[bool, typer.Option(help="Random weights, for timing only.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Showers per batch; they do not change.")] = 1000,
-    target: Annotated[str, typer.Option(help="Hardware target: device-threads/precision.")] = "cpu-1/fp32",
+    batch: Annotated[
+        int, typer.Option(min=1, help="Showers per batch; they do not change.")
+    ] = 1000,
+    target: Annotated[
+        str, typer.Option(help="Hardware target: device-threads/precision.")
+    ] = "cpu-1/fp32",
     seed: Seed = 0,
     energies: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take the incident energies of this file.")
@@ -266,14 +289,13 @@ def generate(
     """
     from calostudy.datasets import dataset as catalogue_entry
     from calostudy.generation import generate as generate_file
-    from calostudy.showers import iterate
+    from calostudy.showers import read_energies
 
     if (n is None) == (energies is None):
         raise UsageError("give either -n N or --energies FILE")
     given = None
     if energies is not None:
-        chunks = iterate(energies, catalogue_entry(dataset).calorimeter)
-        given = np.concatenate([showers.incident_energy for showers in chunks])
+        given = read_energies(energies, catalogue_entry(dataset).calorimeter)
     surrogate = _surrogate(model, dataset, size, weights, untrained)
     path = generate_file(
         surrogate, out_file, n=n, energies=given, batch=batch, seed=seed, target=target
@@ -285,7 +307,9 @@ def generate(
 def features(
     file: Annotated[Path, typer.Argument(help="An HDF5 file of showers.")],
     dataset: DatasetOption,
-    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")],
+    out_file: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The HDF5 file to write.")
+    ],
 ) -> None:
     """All observables of every shower (E_tot, E_layer/L, EC_eta/L, width_r/L, sparsity/L, ...).
 
@@ -317,7 +341,7 @@ def evaluate(
 ) -> None:
     """Score showers against Geant4, with uncertainties and the Geant4-against-Geant4 floor.
 
-    Example: `calostudy evaluate generated.h5 --dataset calogan-eplus --metrics separation_power,auc_low`
+    Example: `calostudy evaluate generated.h5 --dataset calogan-eplus --json scores.json`
     """
     from calostudy.datasets import dataset as catalogue_entry
     from calostudy.datasets import load, showers_path
@@ -328,8 +352,12 @@ def evaluate(
 
     entry = catalogue_entry(dataset)
     names = tuple(metrics.split(",")) if metrics else tuple(METRICS)
-    generated = read(file, entry.calorimeter)
-    truth = read(reference, entry.calorimeter) if reference else load(dataset, "evaluation")
+    energies = entry.energies.range
+    generated = read(file, entry.calorimeter, energy_range=energies)
+    if reference:
+        truth = read(reference, entry.calorimeter, energy_range=energies)
+    else:
+        truth = load(dataset, "evaluation")
     floor = None
     if reference is None and showers_path(dataset, "train").exists():
         floor = load(dataset, "train", rows=slice(0, len(truth)))
@@ -339,13 +367,13 @@ def evaluate(
         "dataset": dataset,
         "reference": str(reference or showers_path(dataset, "evaluation")),
         "seed": seed,
-        "scores": {score.name: score.as_dict() for score in scores},
+        "scores": {each.name: each.as_dict() for each in scores},
         "provenance": provenance(),
     }
     from calostudy.tables import score_rows
 
     _rows(score_rows(scores), f"{file} against {payload['reference']}", to_json, payload)
-    for warning in dict.fromkeys(warning for score in scores for warning in score.warnings):
+    for warning in dict.fromkeys(warning for each in scores for warning in each.warnings):
         err.print(f"[yellow]warning[/yellow]: {escape(warning)}")
     if report:
         from calostudy.report import write_report
@@ -359,7 +387,9 @@ def time(
     dataset: DatasetArgument,
     size: Size = "embedded",
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,10,100",
-    target: Annotated[str, typer.Option(help="Hardware targets, separated by commas.")] = "cpu-1/fp32",
+    target: Annotated[
+        str, typer.Option(help="Hardware targets, separated by commas.")
+    ] = "cpu-1/fp32",
     weights: Annotated[Path | None, typer.Option(metavar="DIR", help="Trained weights.")] = None,
     untrained: Annotated[bool, typer.Option(help="Random weights; the table says so.")] = False,
     against: Annotated[
@@ -391,7 +421,11 @@ def time(
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    }
 )
 def run(context: typer.Context) -> None:
     """The grid of study.yml and the book, by Snakemake; its arguments are passed on.

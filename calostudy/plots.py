@@ -1,7 +1,6 @@
 """Figures of the study. Nothing is measured here: a function takes showers or results and draws.
 
-Geant4 is always the filled grey histogram, a surrogate a coloured line. Energies are shown in GeV or
-MeV as the axis says.
+Geant4 is always the filled grey histogram, a surrogate a coloured line.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import matplotlib.pyplot as plt
 import mplhep as mh
 import numpy as np
 import seaborn as sns
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -48,17 +48,38 @@ def use_style() -> None:
 # ------------------------------------------------------------------ calorimeters and showers
 
 
-def front_view(calorimeter: Calorimeter) -> Figure:
+def front_view(calorimeter: Calorimeter, columns: int = 4) -> Figure:
     """The cell borders of each distinct layer, seen along the shower axis."""
     layers = _distinct(calorimeter)
+    columns = min(columns, len(layers))
+    rows = -(-len(layers) // columns)
     figure, axes = plt.subplots(
-        1, len(layers), figsize=(2.9 * len(layers), 3.2), squeeze=False, layout="constrained"
+        rows, columns, figsize=(2.9 * columns, 3.1 * rows), squeeze=False, layout="constrained"
     )
-    for axis, (layer, count) in zip(axes[0], layers, strict=True):
-        _draw_cells(axis, layer, np.zeros(layer.shape), norm=None, cmap="Greys", borders=True)
+    for axis in axes.flat[len(layers) :]:
+        axis.remove()
+    for axis, (layer, count) in zip(axes.flat, layers, strict=False):
+        axis.add_collection(LineCollection(_borders(layer), colors="#5c6770", linewidths=0.5))
+        axis.autoscale_view()
         same = f" and {count - 1} like it" if count > 1 else ""
-        axis.set_title(f"layer {layer.id}{same}\n{layer.shape[0]} x {layer.shape[1]} cells")
+        axis.set_title(f"layer {layer.id}{same}: {layer.shape[0]} x {layer.shape[1]} cells")
+        axis.set(xlabel="$\\eta$ [mm]", ylabel="$\\varphi$ [mm]", aspect="equal")
+        axis.grid(False)
     return figure
+
+
+def _borders(layer: Layer) -> list[np.ndarray]:
+    """The borders of a layer's cells as lines of points (points, 2) in mm."""
+    first, second = layer.edges
+    if layer.view == "cartesian":
+        lines = [np.array([(x, second[0]), (x, second[-1])]) for x in first]
+        return lines + [np.array([(first[0], y), (first[-1], y)]) for y in second]
+    circle = np.linspace(-np.pi, np.pi, 181)
+    unit = np.stack([np.cos(circle), np.sin(circle)], axis=1)
+    rings = [r * unit for r in second if r > 0]
+    spokes = first[:-1] if len(first) > 2 else []
+    directions = [np.array([np.cos(alpha), np.sin(alpha)]) for alpha in spokes]
+    return rings + [np.stack([second[0] * d, second[-1] * d]) for d in directions]
 
 
 def _distinct(calorimeter: Calorimeter) -> list[tuple[Layer, int]]:
@@ -70,9 +91,8 @@ def _distinct(calorimeter: Calorimeter) -> list[tuple[Layer, int]]:
     return [(group[0], len(group)) for group in groups.values()]
 
 
-def _draw_cells(axis, layer: Layer, energies, norm, cmap=ENERGY_MAP, borders=False):
+def _draw_cells(axis, layer: Layer, energies, norm):
     """One layer as an image in the plane across the shower: ``energies`` has the layer's shape."""
-    edge = {"edgecolors": "#5c6770", "linewidth": 0.35} if borders else {"linewidth": 0}
     if layer.view == "cylindrical":
         alpha, r = layer.edges
         if len(alpha) == 2:  # a ring of one alpha bin is drawn as a full circle
@@ -82,8 +102,8 @@ def _draw_cells(axis, layer: Layer, energies, norm, cmap=ENERGY_MAP, borders=Fal
         x, y = radius * np.cos(angle), radius * np.sin(angle)
     else:
         x, y = np.meshgrid(*layer.edges, indexing="ij")
-    mesh = axis.pcolormesh(x, y, energies, norm=norm, cmap=cmap, rasterized=True, **edge)
-    axis.set(xlabel="$\\eta$ direction [mm]", ylabel="$\\varphi$ direction [mm]", aspect="equal")
+    mesh = axis.pcolormesh(x, y, energies, norm=norm, cmap=ENERGY_MAP, rasterized=True)
+    axis.set(xlabel="$\\eta$ [mm]", ylabel="$\\varphi$ [mm]", aspect="equal")
     axis.grid(False)
     return mesh
 
@@ -213,7 +233,9 @@ def ratio_panel(
     lower = figure.add_subplot(grid[1], sharex=upper)
     (first, reference), *others = samples.items()
     truth = _histogram(reference, edges)
-    mh.histplot(truth, ax=upper, histtype="fill", color=GEANT4, alpha=0.55, label=first, flow="none")
+    mh.histplot(
+        truth, ax=upper, histtype="fill", color=GEANT4, alpha=0.55, label=first, flow="none"
+    )
     mh.histplot(truth, ax=upper, yerr=False, color="#4a5560", linewidth=1, flow="none")
     for colour, (name, values) in zip(COLOURS, others, strict=False):
         drawn = _histogram(values, edges) * (len(reference) / max(len(values), 1))
@@ -302,7 +324,12 @@ def observable_grid(
 ) -> Figure:
     """Ratio panels of named observables; ``observables`` maps sample -> name -> (N,) values."""
     panels = [
-        ({sample: values[name] for sample, values in observables.items()}, edges[name], _label(name), "y")
+        (
+            {sample: values[name] for sample, values in observables.items()},
+            edges[name],
+            _label(name),
+            "y",
+        )
         for name in names
     ]
     return ratio_grid(panels, columns=3, title=title)
@@ -348,7 +375,7 @@ def longitudinal_profile(samples: Mapping[str, Showers]) -> Figure:
 
 
 def response_against_energy(samples: Mapping[str, Showers], bins: int = 8) -> Figure:
-    """Mean and relative spread of E_tot/E_inc in bins of incident energy (linearity, resolution)."""
+    """Mean and relative spread of E_tot/E_inc in bins of incident energy."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for colour, (name, showers) in zip((GEANT4, *COLOURS), samples.items(), strict=False):
         energy = showers.incident_energy / 1e3
@@ -360,9 +387,17 @@ def response_against_energy(samples: Mapping[str, Showers], bins: int = 8) -> Fi
         mean = np.array([g.mean() for g in groups])
         rms = np.array([g.std() for g in groups])
         count = np.array([len(g) for g in groups])
-        axes[0].errorbar(x, mean, rms / np.sqrt(count), marker="o", ms=3.5, color=colour, label=name)
+        axes[0].errorbar(
+            x, mean, rms / np.sqrt(count), marker="o", ms=3.5, color=colour, label=name
+        )
         axes[1].errorbar(
-            x, rms / mean, rms / mean / np.sqrt(2 * count), marker="o", ms=3.5, color=colour, label=name
+            x,
+            rms / mean,
+            rms / mean / np.sqrt(2 * count),
+            marker="o",
+            ms=3.5,
+            color=colour,
+            label=name,
         )
     axes[0].set(xlabel="incident energy [GeV]", ylabel="$\\langle E_{tot}/E_{inc}\\rangle$")
     axes[1].set(xlabel="incident energy [GeV]", ylabel="RMS / mean")
@@ -381,7 +416,9 @@ def loss_curve(log: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     for axis, (network, epochs) in zip(axes[0], log.items(), strict=True):
         number = [entry["epoch"] for entry in epochs]
         axis.plot(number, [e["train_loss"] for e in epochs], color=GEANT4, label="training")
-        axis.plot(number, [e["validation_loss"] for e in epochs], color=SURROGATE, label="validation")
+        axis.plot(
+            number, [e["validation_loss"] for e in epochs], color=SURROGATE, label="validation"
+        )
         best = min(epochs, key=lambda entry: entry["validation_loss"])
         axis.axvline(best["epoch"], color="#4a5560", lw=0.8, ls=":", label="weights kept")
         axis.set(title=network, xlabel="epoch", ylabel="negative log-likelihood")
@@ -390,7 +427,7 @@ def loss_curve(log: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
 
 
 def score_bars(rows: Sequence[Mapping[str, float]], xlabel: str) -> Figure:
-    """Values with uncertainties beside their Geant4 floor; rows have name, value, uncertainty, floor."""
+    """Values beside their Geant4 floor; rows have name, value, uncertainty, floor."""
     figure, axis = plt.subplots(figsize=(7, 0.3 * len(rows) + 1.2), layout="constrained")
     place = np.arange(len(rows))[::-1]
     axis.barh(place, [r["floor"] for r in rows], color=GEANT4, alpha=0.6, label="Geant4 floor")
@@ -409,17 +446,21 @@ def score_bars(rows: Sequence[Mapping[str, float]], xlabel: str) -> Figure:
     return figure
 
 
-def times_by_batch(rows: Sequence[Mapping[str, object]], geant4: Mapping[str, float] | None) -> Figure:
+def times_by_batch(
+    rows: Sequence[Mapping[str, object]], geant4: Mapping[str, float] | None
+) -> Figure:
     """ms per shower against batch size, bars from the 16 to the 84 % quantile.
 
-    ``rows`` have label, batch, value, low, high (ms per shower); ``geant4`` has value and uncertainty.
+    ``rows`` have label, batch, value, low, high (ms per shower); ``geant4`` value, uncertainty.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
     labels = list(dict.fromkeys(row["label"] for row in rows))
     for colour, label in zip(COLOURS, labels, strict=False):
         own = [row for row in rows if row["label"] == label]
         value = np.array([row["value"] for row in own])
-        spread = np.array([[v - r["low"], r["high"] - v] for v, r in zip(value, own, strict=True)]).T
+        spread = np.array(
+            [[v - r["low"], r["high"] - v] for v, r in zip(value, own, strict=True)]
+        ).T
         axis.errorbar(
             [row["batch"] for row in own],
             value,

@@ -28,7 +28,9 @@ td, th { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ccc; 
 <h1>{{ title }}</h1>
 <p>{{ payload.file }} against {{ payload.reference }}</p>
 <table><tr>{% for name in rows[0] %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>{% endfor %}
+{% for row in rows %}
+<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
 </table>
 {% for warning in warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
 {% for caption, image in figures %}<h2>{{ caption }}</h2><img src="{{ image }}" alt="{{ caption }}">

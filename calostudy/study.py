@@ -85,7 +85,9 @@ def snakemake_command(arguments: list[str]) -> list[str]:
         UsageError: The working folder is no checkout of the study.
     """
     if not Path("workflow/Snakefile").exists():
-        raise UsageError("run this in the top folder of a checkout of calostudy: no workflow/Snakefile here")
+        raise UsageError(
+            "no workflow/Snakefile here: run this in the top folder of a checkout of calostudy"
+        )
     return [sys.executable, "-m", "snakemake", *arguments]
 
 

@@ -1,7 +1,7 @@
 """Do the showers behave as showers should: response, resolution, depth, interaction probability.
 
-Pure functions of ``Showers``; every number with its statistical uncertainty, energies in GeV where a
-name says so.
+Pure functions of ``Showers``; every number with its statistical uncertainty, energies in GeV
+where a name says so.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def resolution(showers: Showers, bins: int = 10) -> tuple[np.ndarray, np.ndarray
     """Fit of RMS/mean of the response to a / sqrt(E / GeV) (+) b, the terms added in quadrature.
 
     The response is that of the cells; the showers are cut into ``bins`` of equal size in incident
-    energy, within which the response is taken relative to its mean. Returns (a, b) and their errors.
+    energy, and the response of each is taken relative to its mean. Returns (a, b), their errors.
     """
     order = np.argsort(showers.incident_energy)
     energy = showers.incident_energy[order] / 1e3

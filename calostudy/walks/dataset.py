@@ -1,0 +1,98 @@
+"""The walk through a dataset."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from calostudy.datasets import load, showers_path
+from calostudy.metrics.physics import Check, checks
+from calostudy.results import save_results
+from calostudy.showers import Showers, attributes
+from calostudy.tables import plus_minus
+from calostudy.timing import Geant4Time, geant4_time
+from calostudy.walks.walk import Walk
+
+_OF_TWIN = (
+    "These are showers of the study's own Geant4 simulation, made in the image of {public}: the "
+    "same cells and the same file format, not the same events, and not the same simulation."
+)
+_OF_PUBLIC = "These are the public showers of record {record}."
+
+
+class DatasetWalk(Walk):
+    """Parameters of ``notebooks/dataset.ipynb``."""
+
+    kind: ClassVar[str] = "dataset"
+    source: Literal["simulated", "public"] = "simulated"
+    n: int = Field(1000, ge=20)
+
+    def page_name(self) -> str:
+        return f"dataset-{self.dataset}" + ("" if self.source == "simulated" else f"-{self.source}")
+
+    def title(self) -> str:
+        return self.label
+
+    @property
+    def label(self) -> str:
+        """The name these showers go by: that of the public sample, or of its simulated twin."""
+        return self.entry.title_of(self.source)
+
+    def showers(self) -> Showers:
+        """The first ``n`` showers of the evaluation sample."""
+        return load(self.dataset, "evaluation", self.source, rows=slice(0, self.n))
+
+    def introduction(self, showers: Showers) -> str:
+        """What these showers are, in Markdown."""
+        entry = self.entry
+        origin = _OF_TWIN if self.source == "simulated" else _OF_PUBLIC
+        made = ""
+        if self.source == "simulated":
+            how = attributes(showers_path(self.dataset, "evaluation"))
+            known = [f"{key} {how[key]}" for key in sorted(how) if key != "command"]
+            made = f"\n\nHow they were made: {', '.join(known)}." if known else ""
+        return (
+            f"**{entry.title}.** {len(showers):,} showers of {entry.particle}, incident energies "
+            f"{entry.law(self.source)}; {entry.calorimeter.cells:,} cells in "
+            f"{len(entry.calorimeter.layers)} layers. "
+            + origin.format(public=entry.public_name, record=entry.record)
+            + made
+            + "\n\nReferences: "
+            + "; ".join(entry.references)
+            + "."
+        )
+
+    def physics_checks(self, showers: Showers) -> list[Check]:
+        """Response, resolution, depth and what is expected of them."""
+        return checks(showers, self.entry)
+
+    @staticmethod
+    def check_rows(found: list[Check]) -> list[dict[str, str]]:
+        """The checks as a table."""
+        return [
+            {
+                "quantity": check.quantity,
+                "measured": plus_minus(check.value, check.uncertainty),
+                "expected": check.expected or "-",
+            }
+            for check in found
+        ]
+
+    def geant4_cost(self) -> Geant4Time | None:
+        """Geant4's CPU time per shower of this sample; public files carry none."""
+        return None if self.source == "public" else geant4_time(self.entry)
+
+    def save(self, found: list[Check], cost: Geant4Time | None) -> None:
+        """Write the numbers of this page into the results folder."""
+        rows = [(check.quantity, check.value, check.uncertainty) for check in found]
+        if cost is not None:
+            rows.append(("Geant4 CPU ms per shower", cost.milliseconds, cost.uncertainty))
+        save_results(
+            self.results_folder / f"{self.page_name()}.json",
+            rows,
+            kind=self.kind,
+            dataset=self.dataset,
+            source=self.source,
+            sample_size=self.n,
+        )

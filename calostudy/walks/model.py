@@ -1,0 +1,155 @@
+"""The walk through a surrogate: training, showers, shapes, scores."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from calostudy.datasets import load, showers_path
+from calostudy.generation import generate_showers
+from calostudy.metrics import METRICS, Score, evaluate
+from calostudy.metrics.histograms import binning, distributions
+from calostudy.models import build, shipped_weights
+from calostudy.models import load as load_surrogate
+from calostudy.models.surrogate import Surrogate, read_card
+from calostudy.results import save_results
+from calostudy.showers import Showers
+from calostudy.tables import published
+from calostudy.training import train
+from calostudy.walks.walk import Walk
+
+
+class ModelWalk(Walk):
+    """Parameters of ``notebooks/model.ipynb``."""
+
+    kind: ClassVar[str] = "model"
+    model: str
+    size: str = "embedded"
+    weights: str = ""
+    n: int = Field(1000, ge=100)
+    train_showers: int = Field(500, ge=50)
+    epochs: int = Field(2, ge=1)
+    repeats: int = Field(2, ge=1)
+    seed: int = Field(0, ge=0)
+
+    def page_name(self) -> str:
+        return f"model-{self.model}-{self.dataset}-{self.size}"
+
+    def title(self) -> str:
+        return f"{self.model} on {self.entry.title_of('simulated')} ({self.size} size)"
+
+    def surrogate(self) -> tuple[Surrogate, dict[str, Any]]:
+        """The surrogate and its card: given weights, shipped ones, or a short training here."""
+        given = Path(self.weights) if self.weights else None
+        directory = given or shipped_weights(self.model, self.dataset, self.size)
+        if directory is not None:
+            return load_surrogate(directory), read_card(directory) | {"short": False}
+        surrogate = build(self.model, self.dataset, self.size, seed=self.seed)
+        showers = load(self.dataset, "train", rows=slice(0, self.train_showers))
+        with tempfile.TemporaryDirectory() as scratch:
+            out = Path(scratch) / "weights"
+            train(
+                surrogate,
+                showers,
+                out,
+                seed=self.seed,
+                epochs=self.epochs,
+                data_path=showers_path(self.dataset, "train"),
+            )
+            return surrogate, read_card(out) | {"short": True}
+
+    def introduction(self, card: Mapping[str, Any]) -> str:
+        """What was trained, on what, for how long, in Markdown."""
+        training = card["training"]
+        seconds = sum(card["training_seconds"].values())
+        machine = card["machine"]
+        text = (
+            f"**{self.model}** in {self.size} size, trained on {training['showers']:,} showers of "
+            f"{self.entry.title_of('simulated')} (seed {training['seed']}), in "
+            f"{seconds / 60:.0f} minutes on {machine['torch_threads']} thread(s) of "
+            f"{machine['cpu']}; weights SHA-256 {card['weights_sha256'][:12]}."
+        )
+        if card["short"]:
+            text += (
+                "\n\n:::{warning}\nNo trained weights are shipped for this choice. What follows "
+                f"was trained for {self.epochs} epochs while this page was made: it shows how, not "
+                "how well.\n:::"
+            )
+        return text
+
+    def parameter_rows(self, surrogate: Surrogate) -> list[dict[str, str]]:
+        """Parameters per network, here and in the published size."""
+        own = surrogate.parameters_by_network()
+        paper = build(self.model, self.dataset, "paper").parameters_by_network()
+        return [
+            {"network": name, self.size: f"{count:,}", "published size": f"{paper[name]:,}"}
+            for name, count in own.items()
+        ]
+
+    def reference(self) -> Showers:
+        """Geant4 showers that the surrogate has not seen: the first ``n`` for evaluation."""
+        return load(self.dataset, "evaluation", rows=slice(0, self.n))
+
+    def generate(self, surrogate: Surrogate, energies: np.ndarray) -> Showers:
+        """Showers for the incident energies (N,) in MeV."""
+        return generate_showers(surrogate, energies, seed=self.seed)
+
+    def scores(self, generated: Showers, geant4: Showers) -> list[Score]:
+        """Every metric; the floor is from the training sample, independent of this one."""
+        return evaluate(
+            generated,
+            geant4,
+            self.entry,
+            metrics=tuple(METRICS),
+            repeats=self.repeats,
+            seed=self.seed,
+            floor=load(self.dataset, "train", rows=slice(0, len(geant4))),
+        )
+
+    def observables(self, samples: Mapping[str, Showers]) -> dict[str, dict[str, np.ndarray]]:
+        """Sample -> observable -> values (N,), as they are histogrammed."""
+        return {name: distributions(showers, self.entry) for name, showers in samples.items()}
+
+    def edges(self, observables: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Bin edges of every observable, decided by the first sample, the reference."""
+        reference = next(iter(observables.values()))
+        return {name: binning(name, self.entry, v).edges for name, v in reference.items()}
+
+    @staticmethod
+    def separation_rows(scores: list[Score], most: int = 20) -> list[dict[str, Any]]:
+        """The observables with the largest separation power, largest first."""
+        details = next(score.details for score in scores if score.name == "separation_power")
+        rows = [{"name": name, **values} for name, values in details.items()]
+        return sorted(rows, key=lambda row: -row["value"])[:most]
+
+    def worst(self, scores: list[Score], count: int) -> list[str]:
+        """Names of the observables (not the cell spectrum) that differ most."""
+        rows = self.separation_rows(scores, most=10**6)
+        return [row["name"] for row in rows if row["name"] != "voxel"][:count]
+
+    def published_rows(self) -> pd.DataFrame:
+        """Published scores of this model, each with its dataset and source."""
+        table = published("scores")
+        return table[table["model"] == self.model].drop(columns="model")
+
+    def save(self, card: Mapping[str, Any], scores: list[Score]) -> None:
+        """Write the scores of this page into the results folder."""
+        save_results(
+            self.results_folder / f"{self.page_name()}.json",
+            [(score.name, score.value, score.uncertainty) for score in scores]
+            + [(f"{s.name} floor", s.floor, s.floor_uncertainty) for s in scores],
+            kind=self.kind,
+            dataset=self.dataset,
+            source="simulated",
+            model=self.model,
+            size=self.size,
+            weights_sha256=card["weights_sha256"],
+            sample_size=self.n,
+            seed=self.seed,
+        )
