@@ -14,14 +14,13 @@ export MPLBACKEND := agg
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check-book lint env pins clean distclean
+.PHONY: help book test check-book lint env clean distclean
 
 help:
 	@echo "make book        run the grid of study.yml on what is shipped, build $(HTML)/index.html"
 	@echo "make test        run the tests"
 	@echo "make check-book  open every page of the built book in headless Chromium, offline"
 	@echo "make lint        ruff on the package, the tests and the notebooks"
-	@echo "make pins        write requirements.txt and requirements-dev.txt anew"
 	@echo "make clean       remove executed notebooks, results and the built book"
 	@echo "make distclean   and the virtual environment"
 
@@ -56,25 +55,6 @@ $(VENV)/.package: pyproject.toml $(VENV)/.pinned
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.package
 	$(PIP) install -r requirements-dev.txt
 	@touch $@
-
-# The newest versions that fit pyproject.toml, resolved in an empty environment. PyTorch's local
-# version suffix is dropped: which build of it a machine gets is that machine's affair.
-pins:
-	rm -rf .make/pins && $(PYTHON) -m venv .make/pins
-	.make/pins/bin/pip install --quiet 'setuptools>=77' '.[geant4,book,test]'
-	printf '%s\n' "$$PINS_HEADER" > requirements.txt
-	.make/pins/bin/pip freeze --all --exclude calostudy --exclude pip | sed 's/+cpu$$//' >> requirements.txt
-	.make/pins/bin/pip install --quiet '.[dev]'
-	printf '%s\n' '# The development tools beside requirements.txt; written by `make pins`.' > requirements-dev.txt
-	.make/pins/bin/pip freeze --all --exclude calostudy --exclude pip | sed 's/+cpu$$//' \
-	    | grep -vxFf requirements.txt >> requirements-dev.txt
-	rm -rf .make/pins
-
-define PINS_HEADER
-# All that `make book` and `make test` install: calostudy with the extras geant4, book and test,
-# in versions that were tested together on Python 3.11. Written by `make pins`.
-endef
-export PINS_HEADER
 
 clean:
 	rm -rf book/runs results _build .snakemake

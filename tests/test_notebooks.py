@@ -1,0 +1,133 @@
+"""The notebooks: clean in the repository, and running with other parameters than their own."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from calostudy.errors import UsageError
+from calostudy.results import load_results
+from calostudy.study import execute, load_jobs
+from calostudy.walks import WALKS
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+SMALL = {
+    "dataset-gamma": ("dataset", {"dataset": "calogan-gamma", "n": 100}),
+    "dataset-piplus": ("dataset", {"dataset": "calogan-piplus", "n": 100}),
+    "dataset-ds2": ("dataset", {"dataset": "ds2", "n": 50}),
+    "model-gamma": (
+        "model",
+        {
+            "model": "caloflow-teacher",
+            "dataset": "calogan-gamma",
+            "n": 100,
+            "train_showers": 200,
+            "epochs": 1,
+            "repeats": 1,
+        },
+    ),
+    "hardware-double": (
+        "hardware",
+        {
+            "model": "caloflow-teacher",
+            "dataset": "calogan-eplus",
+            "target": "cpu-2/fp64",
+            "batches": "2",
+            "rounds": 2,
+            "yardstick": "",
+            "geant4_showers": 0,
+        },
+    ),
+}
+
+
+def tagged(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_without_outputs(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert all(not cell.outputs for cell in cells if cell.cell_type == "code")
+    assert all(cell.execution_count is None for cell in cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_with_a_title_and_one_cell_of_parameters(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.cells[0].source.startswith("# ")
+    assert len(tagged(notebook)) == 1
+
+
+@pytest.mark.parametrize("kind", WALKS)
+def test_the_parameters_of_a_notebook_are_those_of_its_walk(kind):
+    path = next(path for path in NOTEBOOKS if path.stem == kind)
+    (cell,) = tagged(nbformat.read(path, as_version=4))
+    lines = [line for line in ast.parse(cell.source).body if isinstance(line, ast.AnnAssign)]
+    defaults = {line.target.id: ast.literal_eval(line.value) for line in lines}
+    assert set(defaults) == set(WALKS[kind].model_fields)
+    WALKS[kind](**defaults)
+    # The comment behind each parameter is what `papermill --help-notebook` shows.
+    assert all("  # " in line for line in cell.source.splitlines())
+
+
+@pytest.mark.parametrize(("kind", "parameters"), SMALL.values(), ids=SMALL)
+def test_a_notebook_runs_with_other_parameters(kind, parameters, tmp_path, checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
+    chosen = {**parameters, "results": str(tmp_path / "results")}
+    page = tmp_path / "page.ipynb"
+    execute(kind, chosen, page)
+    title = nbformat.read(page, as_version=4).cells[0].source.splitlines()[0]
+    assert title == f"# {WALKS[kind](**chosen).title()}"
+    found = load_results(tmp_path / "results")
+    assert found
+    assert {result.dataset for result in found} == {parameters["dataset"]}
+
+
+def test_papermill_alone_runs_a_notebook_from_the_top_folder(tmp_path, checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
+    page = tmp_path / "page.ipynb"
+    papermill.execute_notebook(
+        checkout / "notebooks" / "dataset.ipynb",
+        page,
+        parameters={"n": 50, "results": str(tmp_path / "results")},
+        progress_bar=False,
+    )
+    assert (tmp_path / "results" / "dataset-calogan-eplus.json").exists()
+
+
+def test_a_failing_notebook_leaves_no_page_but_what_it_reached(tmp_path, checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
+    monkeypatch.setenv("CALOSTUDY_DATA", str(tmp_path / "nothing"))
+    page = tmp_path / "page.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError, match="nothing"):
+        execute("dataset", {"dataset": "calogan-eplus"}, page)
+    assert not page.exists()
+    assert page.with_suffix(".failed.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "told"),
+    [
+        ("dataset", {"dataset": "calogan-muon"}, "calogan-muon"),
+        ("dataset", {"dataset": "ds2", "showers": 5}, "showers"),
+        ("dataset", {"dataset": "ds2", "n": -1}, "n"),
+        ("model", {"model": "calomaybe", "dataset": "ds2"}, "calomaybe"),
+        ("hardware", {"model": "caloflow-teacher", "dataset": "ds2", "target": "abacus"}, "abacus"),
+    ],
+    ids=["dataset", "unknown parameter", "number", "model", "target"],
+)
+def test_impossible_parameters_are_refused_before_anything_runs(kind, parameters, told, tmp_path):
+    with pytest.raises(UsageError, match=told):
+        execute(kind, parameters, tmp_path / "page.ipynb")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("profile", ["embedded", "paper"])
+def test_every_line_of_the_study_is_possible(profile, checkout):
+    jobs = load_jobs(checkout / "study.yml", profile)
+    assert {job.kind for job in jobs.values()} == {"dataset", "model", "hardware"}
+    assert all(name == job.name and name.startswith(job.kind) for name, job in jobs.items())
