@@ -11,7 +11,9 @@ last one or two bits of float32 and float64; they do not treat infinities, NaN o
 """
 
 import math
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
@@ -270,3 +272,12 @@ def host_registers() -> tuple[int, int]:
 def array_pointer(context, builder, array_type, value):
     """Address of the first element of a numba array inside an intrinsic."""
     return context.make_array(array_type)(context, builder, value).data
+
+
+def source_stamp(*modules) -> int:
+    """Checksum of the source of modules that emit instructions into compiled functions.
+
+    numba's cache on disk notices changes of the file of a function, not of the files that its
+    intrinsics come from: functions that close over this number are compiled anew.
+    """
+    return zlib.crc32(b"".join(Path(module.__file__).read_bytes() for module in modules))

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from numba import njit, types
 from numba.extending import intrinsic
 
-from calostudy.networks.simd import Lanes, lanes_of
+from calostudy.networks import simd
+from calostudy.networks.simd import Lanes, lanes_of, source_stamp
 from calostudy.networks.threads import in_threads
 
 # Rows are worked off in this many parts whatever the number of threads, so that sums over
@@ -337,29 +338,32 @@ def _gradient_vector(
     return signature, codegen
 
 
-@njit(nogil=True, cache=True)
-def _forward(inputs, parameters, numbers, outputs, logs, bins, lanes):
-    for row in range(inputs.shape[0]):
-        for column in range(0, inputs.shape[1], lanes):
-            _forward_vector(inputs, parameters, numbers, outputs, logs, bins, row, column)
+def _compiled(sources):
+    """Loops over the kernels; `sources` is part of the key of numba's cache on disk."""
+
+    @njit(nogil=True, cache=True)
+    def forward(inputs, parameters, numbers, outputs, logs, bins, lanes):
+        _ = sources
+        for row in range(inputs.shape[0]):
+            for column in range(0, inputs.shape[1], lanes):
+                _forward_vector(inputs, parameters, numbers, outputs, logs, bins, row, column)
+
+    @njit(nogil=True, cache=True)
+    def gradients(
+        inputs, parameters, numbers, g_outputs, g_logs, g_inputs, g_parameters, bins, lanes
+    ):  # fmt: skip
+        _ = sources
+        for row in range(inputs.shape[0]):
+            for column in range(0, inputs.shape[1], lanes):
+                _gradient_vector(
+                    inputs, parameters, numbers, g_outputs, g_logs, g_inputs, g_parameters,
+                    bins, row, column,
+                )  # fmt: skip
+
+    return forward, gradients
 
 
-@njit(nogil=True, cache=True)
-def _gradients(inputs, parameters, numbers, g_outputs, g_logs, g_inputs, g_parameters, bins, lanes):
-    for row in range(inputs.shape[0]):
-        for column in range(0, inputs.shape[1], lanes):
-            _gradient_vector(
-                inputs,
-                parameters,
-                numbers,
-                g_outputs,
-                g_logs,
-                g_inputs,
-                g_parameters,
-                bins,
-                row,
-                column,
-            )
+_forward, _gradients = _compiled(source_stamp(simd))
 
 
 def _in_parts(work, rows):

@@ -9,7 +9,6 @@ approximated.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,8 +22,8 @@ from calostudy.samplers.maf_kernels import GROUP, invert
 
 # Tiles of at most this many vectors; above it the hidden units of a tile leave the caches.
 MOST_VECTORS = 4
-# Up to this many samples are faster one by one.
-FEW = 2
+# Up to this many samples per thread go one by one.
+FEW = 1
 
 
 class IncrementalSampler:
@@ -71,26 +70,37 @@ class IncrementalSampler:
                 f"context of shape {context.shape}, expected {(len(noise), self.context)}"
             )
         output = np.empty_like(noise)
-        if not len(noise):
-            return output
-        vectors, lanes = self._tile(-(-len(noise) // threads))
-        shape = ((0,) * vectors, (0,) * lanes)
 
-        def work(part):
-            invert(noise, context, output, *part, *self._tables, *self._sizes, shape)
+        def work(tile):
+            first, last, vectors, lanes = tile
+            shape = ((0,) * vectors, (0,) * lanes)
+            invert(
+                noise[first:last],
+                context[first:last],
+                output[first:last],
+                *self._tables,
+                *self._sizes,
+                shape,
+            )
 
-        tiles = -(-len(noise) // (vectors * lanes))
-        starts = np.linspace(0, tiles, min(threads, tiles) + 1).astype(int) * vectors * lanes
-        in_threads(work, list(pairwise(np.minimum(starts, len(noise)))), threads)
+        in_threads(work, tiles(len(noise), threads, self._lanes), threads)
         return output if self._last_order is None else output[:, self._last_order]
 
-    def _tile(self, samples):
-        """(vectors, lanes) of the tiles for so many samples in one thread."""
-        if samples <= FEW:
-            return 1, 1
-        vectors = -(-samples // self._lanes)
-        tiles = -(-vectors // MOST_VECTORS)
-        return -(-vectors // tiles), self._lanes
+
+def tiles(samples, threads, lanes):
+    """Cut a batch into tiles: list of (first, last, vectors, lanes per vector)."""
+    share = -(-samples // threads)
+    if share <= FEW:
+        return [(i, i + 1, 1, 1) for i in range(samples)]
+    if share <= lanes // 2:
+        lanes //= 2
+    vectors = -(-samples // lanes)
+    count = max(-(-vectors // MOST_VECTORS), min(threads, vectors))
+    ends = np.arange(1, count + 1) * vectors // count
+    return [
+        (int(start) * lanes, min(int(end) * lanes, samples), int(end - start), lanes)
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]
 
 
 def _sampling_steps(flow):

@@ -6,19 +6,19 @@ whose length is part of their type: `shape` is (vectors per tile, lanes per vect
 """
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from calostudy.networks.simd import Lanes, array_pointer, host_registers
+from calostudy.networks import simd, spline
+from calostudy.networks.simd import Lanes, array_pointer, host_registers, source_stamp
 from calostudy.networks.spline import emit_inverse
 
 GROUP = 8  # hidden units, and parameters, are packed in rows of this many
 # Accumulators that stay in registers: the rest is for the hidden units and the weights.
 ACCUMULATORS = host_registers()[1] * 3 // 4
 UNROLL = 4
-AHEAD = 4096  # bytes that the weights of one sample are prefetched ahead
+AHEAD = 0
 
 
 def _counts(shape):
@@ -66,11 +66,6 @@ def _emit_single(builder, dtype, weights, hidden, count, output, rows):
     integer, parts = count.type, rows // GROUP
     addresses = [v.address(output, integer(i * GROUP)) for i in range(parts)]
     slots = _accumulators(builder, [v.load(a) for a in addresses])
-    prefetch = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(ir.VoidType(), [weights.type, *[ir.IntType(32)] * 3]),
-        "llvm.prefetch.p0",
-    )
 
     def add(k):
         row = v.address(weights, builder.mul(k, integer(rows)))
@@ -78,16 +73,12 @@ def _emit_single(builder, dtype, weights, hidden, count, output, rows):
         for i, slot in enumerate(slots):
             weight = v.load(v.address(row, integer(i * GROUP)))
             builder.store(v.fma(weight, unit, v.wrap(builder.load(slot))).value, slot)
-        return row
 
     unrolled = builder.udiv(count, integer(UNROLL))
     with cgutils.for_range(builder, unrolled) as loop:
         start = builder.mul(loop.index, integer(UNROLL))
         for u in range(UNROLL):
-            row = add(builder.add(start, integer(u)))
-            if AHEAD:
-                far = v.address(row, integer(AHEAD // v.bytes))
-                builder.call(prefetch, [far, *(ir.IntType(32)(n) for n in (0, 3, 1))])
+            add(builder.add(start, integer(u)))
     done = builder.mul(unrolled, integer(UNROLL))
     with cgutils.for_range(builder, builder.sub(count, done)) as loop:
         add(builder.add(done, loop.index))
@@ -96,26 +87,26 @@ def _emit_single(builder, dtype, weights, hidden, count, output, rows):
 
 
 @intrinsic
-def add_products(_context, weights, w, hidden, h, count, output, o, rows, shape):
-    """output[o + r, :] += sum over k < count of weights[w + k, r] hidden[h + k, :], for the
-    len(rows) rows of one packed group; all arrays flat, w, h and o offsets of elements."""
+def add_products(_context, weights, w, hidden, h, count, output, rows, shape):
+    """output[r, :] += sum over k < count of weights[w + k, r] hidden[h + k, :], for the
+    len(rows) rows of one packed group; all arrays flat, w and h offsets of elements."""
 
     def codegen(context, builder, signature, args):
         dtype = signature.args[0].dtype
         v = Lanes(builder, dtype, 1)
         weights, hidden, output = (
-            v.address(array_pointer(context, builder, signature.args[i], args[i]), args[i + 1])
-            for i in (0, 2, 5)
+            array_pointer(context, builder, signature.args[i], args[i]) for i in (0, 2, 5)
         )
-        vectors, lanes = _counts(signature.args[8])
-        common = (builder, dtype, weights, hidden, args[4], output, signature.args[7].count)
+        weights, hidden = v.address(weights, args[1]), v.address(hidden, args[3])
+        vectors, lanes = _counts(signature.args[7])
+        common = (builder, dtype, weights, hidden, args[4], output, signature.args[6].count)
         if vectors * lanes == 1:
             _emit_single(*common)
         else:
             _emit_tile(*common, vectors, lanes)
         return context.get_dummy_value()
 
-    return types.void(weights, w, hidden, h, count, output, o, rows, shape), codegen
+    return types.void(weights, w, hidden, h, count, output, rows, shape), codegen
 
 
 @intrinsic
@@ -143,144 +134,104 @@ def invert_splines(_context, raw, position, output, o, numbers, bins, shape):
     return types.void(raw, position, output, o, numbers, bins, shape), codegen
 
 
-@njit(nogil=True, cache=True)
-def invert(
-    noise,
-    context,
-    output,
-    first,
-    last,
-    weights,
-    final_at,
-    final_bias,
-    hidden_at,
-    hidden_bias,
-    context_at,
-    context_bias,
-    known,
-    order,
-    numbers,
-    rows,
-    bins,
-    shape,
-):
-    """Invert samples first ... last - 1 of noise (N, D) into output (N, D).
+@njit(inline="always")
+def fill(output, numbers, tile):
+    for r in range(len(numbers)):
+        for b in range(tile):
+            output[r * tile + b] = numbers[r]
 
-    weights: all packed weights; *_at: where the packed group of (block, feature) or (block,
-    layer, group) starts; known (blocks, D): hidden units of degree at most f;
-    order (blocks, D): feature of the previous values that block b takes as its f-th.
-    """
-    tile = len(shape[0]) * len(shape[1])
-    group, outputs = len(rows[0]), len(rows[1])
-    blocks, features = known.shape
-    layers, units = hidden_bias.shape[1:]
-    conditions = context.shape[1]
-    dtype = weights.dtype
-    given = np.zeros(conditions * tile, dtype)
-    values = np.zeros(features * tile, dtype)
-    position = np.zeros(features * tile, dtype)
-    hidden = np.zeros((layers, units * tile), dtype)
-    sums = np.zeros((layers, group * tile), dtype)
-    raw = np.zeros(outputs * tile, dtype)
-    active = np.zeros(layers, np.int64)
-    seen = np.zeros(layers, np.int64)
-    zero = weights[0] * 0
 
-    for start in range(first, last, tile):
-        size = min(tile, last - start)
-        for b in range(size):
+def _compiled(sources):
+    """The compiled inverse; `sources` is part of the key of numba's cache on disk."""
+
+    @njit(nogil=True, cache=True)
+    def invert(
+        noise, context, output,
+        weights, final_at, final_bias, hidden_at, hidden_bias, context_at, context_bias,
+        known, order, numbers, rows, bins, shape,
+    ):  # fmt: skip
+        """Invert one tile of noise (n, D) into output (n, D), n at most the size of the tile.
+
+        weights: all packed weights; *_at: where the packed group (block, feature) or (block,
+        layer, group) starts; *_bias: (blocks, D, P), (blocks, layers, H), (blocks, H);
+        known (blocks, D): hidden units that feature f depends on; order (blocks, D): which of
+        the previous values a block takes; rows: (rows of a hidden group, rows of a feature).
+        """
+        _ = sources
+        group, tile = len(rows[0]), len(shape[0]) * len(shape[1])
+        samples, features = noise.shape
+        blocks, layers, units = hidden_bias.shape
+        conditions = context.shape[1]
+        zero = weights[0] * 0
+        given = np.zeros(conditions * tile, weights.dtype)
+        position = np.zeros(features * tile, weights.dtype)
+        # The values found so far, then the hidden units of each layer.
+        state = np.zeros((features + layers * units) * tile, weights.dtype)
+        sums = np.zeros((layers, group * tile), weights.dtype)
+        raw = np.zeros(len(rows[1]) * tile, weights.dtype)
+        active, seen = np.zeros(layers, np.int64), np.zeros(layers, np.int64)
+
+        for b in range(samples):
             for c in range(conditions):
-                given[c * tile + b] = context[start + b, c]
+                given[c * tile + b] = context[b, c]
             for f in range(features):
-                values[f * tile + b] = noise[start + b, f]
+                state[f * tile + b] = noise[b, f]
         for block in range(blocks):
             for f in range(features):
                 source = order[block, f] * tile
                 for b in range(tile):
-                    position[f * tile + b] = values[source + b]
+                    position[f * tile + b] = state[source + b]
             active[:] = -1
             done = 0
             for f in range(features):
                 up = known[block, f]
-                if up > done:
-                    for layer in range(layers):
-                        for g in range(done // group, (up - 1) // group + 1):
-                            total = sums[layer]
-                            if active[layer] != g:
-                                active[layer], seen[layer] = g, 0
-                                for r in range(group):
-                                    bias = hidden_bias[block, layer, g * group + r]
-                                    if layer == 0:
-                                        bias = context_bias[block, g * group + r]
-                                    for b in range(tile):
-                                        total[r * tile + b] = bias
-                                if layer == 0:
-                                    add_products(
-                                        weights,
-                                        context_at[block, g],
-                                        given,
-                                        0,
-                                        conditions,
-                                        total,
-                                        0,
-                                        rows[0],
-                                        shape,
-                                    )
-                                    for r in range(group):
-                                        bias = hidden_bias[block, 0, g * group + r]
-                                        for b in range(tile):
-                                            total[r * tile + b] = (
-                                                max(total[r * tile + b], zero) + bias
-                                            )
-                            # Sources that became known since, all of them of lower degree.
-                            old, new = seen[layer], f if layer == 0 else up
-                            at = hidden_at[block, layer, g] + old * group
+                # Hidden units that became computable, a group of rows at a time.
+                for layer in range(layers if up > done else 0):
+                    for g in range(done // group, (up - 1) // group + 1):
+                        total, bias = sums[layer], hidden_bias[block, layer, g * group :]
+                        if active[layer] != g:
+                            active[layer], seen[layer] = g, 0
                             if layer == 0:
+                                fill(total, context_bias[block, g * group : (g + 1) * group], tile)
                                 add_products(
-                                    weights,
-                                    at,
-                                    values,
-                                    old * tile,
-                                    new - old,
-                                    total,
-                                    0,
-                                    rows[0],
-                                    shape,
-                                )
+                                    weights, context_at[block, g], given, 0, conditions,
+                                    total, rows[0], shape,
+                                )  # fmt: skip
+                                for r in range(group):
+                                    for b in range(tile):
+                                        i = r * tile + b
+                                        total[i] = max(total[i], zero) + bias[r]
                             else:
-                                add_products(
-                                    weights,
-                                    at,
-                                    hidden[layer - 1],
-                                    old * tile,
-                                    new - old,
-                                    total,
-                                    0,
-                                    rows[0],
-                                    shape,
-                                )
-                            seen[layer] = new
-                            for j in range(max(done, g * group), min(up, (g + 1) * group)):
-                                r = j - g * group
-                                for b in range(tile):
-                                    hidden[layer, j * tile + b] = max(total[r * tile + b], zero)
-                    done = up
-                for r in range(outputs):
-                    bias = final_bias[block, f, r]
-                    for b in range(tile):
-                        raw[r * tile + b] = bias
+                                fill(total, bias[:group], tile)
+                        # Add the inputs that the group has not seen yet.
+                        old, new = seen[layer], up
+                        first = (features + (layer - 1) * units) * tile
+                        if layer == 0:
+                            new, first = f, 0
+                        add_products(
+                            weights, hidden_at[block, layer, g] + old * group,
+                            state, first + old * tile, new - old,
+                            total, rows[0], shape,
+                        )  # fmt: skip
+                        seen[layer] = new
+                        first = (features + layer * units) * tile
+                        for j in range(max(done, g * group), min(up, (g + 1) * group)):
+                            for b in range(tile):
+                                value = total[(j - g * group) * tile + b]
+                                state[first + j * tile + b] = max(value, zero)
+                done = up
+                fill(raw, final_bias[block, f], tile)
                 add_products(
-                    weights,
-                    final_at[block, f],
-                    hidden[layers - 1],
-                    0,
-                    up,
-                    raw,
-                    0,
-                    rows[1],
-                    shape,
-                )
-                invert_splines(raw, position, values, f * tile, numbers, bins, shape)
-        for b in range(size):
+                    weights, final_at[block, f],
+                    state, (features + (layers - 1) * units) * tile, up,
+                    raw, rows[1], shape,
+                )  # fmt: skip
+                invert_splines(raw, position, state, f * tile, numbers, bins, shape)
+        for b in range(samples):
             for f in range(features):
-                output[start + b, f] = values[f * tile + b]
+                output[b, f] = state[f * tile + b]
+
+    return invert
+
+
+invert = _compiled(source_stamp(simd, spline))
