@@ -84,9 +84,17 @@ class Row:
             )
         return arrays
 
-    def iterate(self) -> Iterator[dict[str, np.ndarray]]:
-        """The finished shards in order, one in memory at a time."""
-        return (self.load(shard) for shard in self.shards)
+    def iterate(self, rows: int = 1) -> Iterator[dict[str, np.ndarray]]:
+        """The events in order, in blocks of whole shards with at least ``rows`` events each (the
+        last block may have fewer); one block in memory at a time."""
+        waiting, count = [], 0
+        shards = self.shards
+        for shard in shards:
+            waiting.append(self.load(shard))
+            count += shard.count
+            if count >= rows or shard == shards[-1]:
+                yield {k: np.concatenate([part[k] for part in waiting]) for k in waiting[0]}
+                waiting, count = [], 0
 
     def remove(self) -> None:
         """Remove the folder, once the result has been written."""

@@ -32,6 +32,9 @@ def test_a_resume_finds_what_is_missing_and_what_was_saved(tmp_path):
         assert not row.missing()
         joined = np.concatenate([arrays["x"] for arrays in row.iterate()])
         np.testing.assert_array_equal(joined, [0.0] * 10 + list(range(10)) + [1.0] * 5)
+        blocks = [arrays["x"] for arrays in row.iterate(15)]
+        assert [len(block) for block in blocks] == [20, 5]
+        np.testing.assert_array_equal(np.concatenate(blocks), joined)
         row.remove()
     assert list(tmp_path.iterdir()) == []
 

@@ -23,6 +23,9 @@ from calostudy.shards import Row, open_row
 #: below the detectors' resolution of some per cent.
 MANTISSA_BITS = 10
 
+#: Showers appended at once: whole compressed chunks, not a few rows of one again and again.
+_BLOCK = 1000
+
 
 def simulate(
     dataset: str,
@@ -173,7 +176,7 @@ def _merge(row: Row, setup: setups.Setup, parameters: dict) -> None:
     geometry = calorimeter(setup.calorimeter)
     sums = {name: [] for name in ("cpu_seconds", "steps", "deposited", "visible")}
     with Writer(row.out, geometry, mantissa_bits=MANTISSA_BITS, attributes=parameters) as writer:
-        for arrays in row.iterate():
+        for arrays in row.iterate(_BLOCK):
             cells = cells_of(setup, arrays["cells"])
             overflow = cells[:, geometry.cells :] if cells.shape[1] > geometry.cells else None
             energy = arrays["incident_energy"]
