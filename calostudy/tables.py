@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from calostudy.datasets import DATASETS
 from calostudy.metrics import Score
+from calostudy.models import catalogue
 from calostudy.paths import data_dir
+from calostudy.results import Result, select
 
 
 def plus_minus(value: float | None, uncertainty: float | None, digits: int = 2) -> str:
@@ -27,6 +30,15 @@ def plus_minus(value: float | None, uncertainty: float | None, digits: int = 2) 
         return f"{value:.3g}"
     decimals = max(0, digits - 1 - int(f"{uncertainty:e}".split("e")[1]))
     return f"{value:.{decimals}f} ± {uncertainty:.{decimals}f}"
+
+
+def between(value: float, low: float, high: float) -> str:
+    """A median with its range, three significant digits.
+
+    >>> between(1.2345, 1.2, 1.3)
+    '1.23 (1.2 to 1.3)'
+    """
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def score_rows(scores: Sequence[Score]) -> list[dict[str, str]]:
@@ -58,5 +70,83 @@ def shown(rows: Sequence[dict] | pd.DataFrame, caption: str = ""):
 
 def measured(name: str) -> pd.DataFrame:
     """A table measured here by a documented command, ``data/measured/<name>.csv``."""
-    path: Path = data_dir() / "measured" / f"{name}.csv"
+    path = data_dir() / "measured" / f"{name}.csv"
     return pd.read_csv(path, comment="#")
+
+
+# ---- over all results of a study ------------------------------------------------------------------
+
+
+def _names(result: Result) -> dict[str, str]:
+    trained = "" if result.weights_sha256 != "untrained" else ", untrained"
+    return {
+        "dataset": DATASETS[result.dataset].title_of(result.source),
+        "model": result.model,
+        "size": f"{result.size}{trained}",
+    }
+
+
+def scores_table(results: Sequence[Result]) -> list[dict[str, str]]:
+    """One row per surrogate and dataset, one column per metric: value and, in brackets, floor."""
+    rows = []
+    for result in select(results, kind="model"):
+        row = _names(result) | {"showers": f"{result.sample_size:,}"}
+        for number in result.numbers:
+            floor = number.details["floor"], number.details["floor_uncertainty"]
+            row[number.name] = (
+                f"{plus_minus(number.value, number.uncertainty)} [{plus_minus(*floor)}]"
+            )
+        rows.append(row)
+    return rows
+
+
+def times_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row per surrogate, dataset, target and batch size, the numbers as they are."""
+    rows = []
+    for result in select(results, kind="hardware"):
+        for number in result.numbers:
+            if not number.name.startswith("time at batch"):
+                continue
+            batch = number.details["batch"]
+            speed = result.number(f"speed-up at batch {batch}")
+            rows.append(
+                _names(result)
+                | {"target": result.target, "batch": batch, **number.details}
+                | {"speed_up": speed.value, "speed_up_uncertainty": speed.uncertainty}
+                | {"size": _names(result)["size"]}
+            )
+    return rows
+
+
+def times_table(results: Sequence[Result]) -> list[dict[str, str]]:
+    """The times of all hardware pages, ready to be shown."""
+    return [
+        {
+            "dataset": row["dataset"],
+            "model": row["model"],
+            "size": row["size"],
+            "target": row["target"],
+            "batch": f"{row['batch']:,}",
+            "ms per shower": between(row["value"], row["low"], row["high"]),
+            "nflows / ours": between(row["ratio"], row["ratio_low"], row["ratio_high"])
+            if row["ratio"]
+            else "-",
+            "speed-up over Geant4": plus_minus(row["speed_up"], row["speed_up_uncertainty"]),
+        }
+        for row in times_rows(results)
+    ]
+
+
+def parameters_table() -> list[dict[str, str]]:
+    """Every model, dataset and size with the parameters of its networks."""
+    return [
+        {
+            "model": row["model"],
+            "dataset": row["dataset"],
+            "size": row["size"],
+            "parameters": f"{row['parameters']:,}",
+            "by network": ", ".join(f"{k} {v:,}" for k, v in row["parameters_by_network"].items()),
+            "weights shipped": "yes" if row["trained"] else "no",
+        }
+        for row in catalogue()
+    ]

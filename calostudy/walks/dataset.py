@@ -8,10 +8,10 @@ from pydantic import Field
 
 from calostudy.datasets import load, showers_path
 from calostudy.metrics.physics import Check, checks
-from calostudy.results import save_results
+from calostudy.results import Number, Result, save_result
 from calostudy.showers import Showers, attributes
 from calostudy.tables import plus_minus
-from calostudy.timing import Geant4Time, geant4_time
+from calostudy.timing import Geant4Time, shipped_geant4_time
 from calostudy.walks.walk import Walk
 
 _OF_TWIN = (
@@ -81,18 +81,36 @@ class DatasetWalk(Walk):
 
     def geant4_cost(self) -> Geant4Time | None:
         """Geant4's CPU time per shower of this sample; public files carry none."""
-        return None if self.source == "public" else geant4_time(self.entry)
+        return None if self.source == "public" else shipped_geant4_time(self.entry)
 
     def save(self, found: list[Check], cost: Geant4Time | None) -> None:
         """Write the numbers of this page into the results folder."""
-        rows = [(check.quantity, check.value, check.uncertainty) for check in found]
+        numbers = [
+            Number(
+                name=check.quantity,
+                value=check.value,
+                uncertainty=check.uncertainty,
+                uncertainty_kind="statistical",
+                details={"expected": check.expected},
+            )
+            for check in found
+        ]
         if cost is not None:
-            rows.append(("Geant4 CPU ms per shower", cost.milliseconds, cost.uncertainty))
-        save_results(
-            self.results_folder / f"{self.page_name()}.json",
-            rows,
+            numbers.append(
+                Number(
+                    name="Geant4",
+                    value=cost.value,
+                    uncertainty=cost.uncertainty,
+                    uncertainty_kind="error of the mean",
+                    unit="CPU ms per shower",
+                    details=cost.as_dict(),
+                )
+            )
+        result = Result(
             kind=self.kind,
             dataset=self.dataset,
             source=self.source,
             sample_size=self.n,
+            numbers=tuple(numbers),
         )
+        save_result(result, self.results_folder / f"{self.page_name()}.json")

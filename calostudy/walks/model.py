@@ -18,7 +18,7 @@ from calostudy.metrics.histograms import binning, distributions
 from calostudy.models import build, shipped_weights
 from calostudy.models import load as load_surrogate
 from calostudy.models.surrogate import Surrogate, read_card
-from calostudy.results import save_results
+from calostudy.results import Number, Result, save_result
 from calostudy.showers import Showers
 from calostudy.tables import published
 from calostudy.training import train
@@ -140,16 +140,24 @@ class ModelWalk(Walk):
 
     def save(self, card: Mapping[str, Any], scores: list[Score]) -> None:
         """Write the scores of this page into the results folder."""
-        save_results(
-            self.results_folder / f"{self.page_name()}.json",
-            [(score.name, score.value, score.uncertainty) for score in scores]
-            + [(f"{s.name} floor", s.floor, s.floor_uncertainty) for s in scores],
+        numbers = [
+            Number(
+                name=score.name,
+                value=score.value,
+                uncertainty=score.uncertainty,
+                uncertainty_kind=score.uncertainty_kind,
+                details=score.as_dict(),
+            )
+            for score in scores
+        ]
+        result = Result(
             kind=self.kind,
             dataset=self.dataset,
-            source="simulated",
             model=self.model,
             size=self.size,
             weights_sha256=card["weights_sha256"],
             sample_size=self.n,
             seed=self.seed,
+            numbers=tuple(numbers),
         )
+        save_result(result, self.results_folder / f"{self.page_name()}.json")
