@@ -335,8 +335,8 @@ def _score(
     warnings = [*common, *found.warnings]
     if significance is not None and significance < DISTINCT:
         warnings.append(
-            f"{name}: {significance:.1f} standard deviations from the floor between Geant4 samples; "
-            f"this metric sees no difference with {min(sizes)} showers"
+            f"{name}: {significance:.1f} standard deviations from the floor between Geant4 "
+            f"samples; this metric sees no difference with {min(sizes)} showers"
         )
     return Score(
         name=name,

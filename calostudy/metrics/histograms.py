@@ -184,12 +184,12 @@ def distributions(showers: Showers, entry: Dataset) -> dict[str, np.ndarray]:
     return {RATIO: ratio} | slices | values
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(cache=True)
 def _count_cells(cells, edges, open_ended, out):
     bins = len(edges) - 1
     origin = np.log(edges[0])
     scale = bins / (np.log(edges[-1]) - origin)
-    for i in numba.prange(cells.shape[0]):
+    for i in range(cells.shape[0]):
         for j in range(cells.shape[1]):
             value = np.float64(cells[i, j])
             if not value >= edges[0] or (value > edges[-1] and not open_ended):

@@ -65,11 +65,12 @@ def minimum_energy(calorimeter: Calorimeter) -> float:
     return float(thresholds.pop())
 
 
-# Sums may be reordered (vectorised), but NaN and infinity keep their meaning.
-@numba.njit(parallel=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
+# Sums may be reordered (vectorised), but NaN and infinity keep their meaning. One thread: the pass
+# is as fast as memory, and a parallel loop of Numba would change PyTorch's number of threads.
+@numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
 def _sum_moments(cells, positions, bounds, threshold, out):
     eta, eta2, phi, phi2, r, r2 = positions
-    for i in numba.prange(cells.shape[0]):
+    for i in range(cells.shape[0]):
         for layer in range(len(bounds) - 1):
             row = cells[i, bounds[layer] : bounds[layer + 1]]
             x = eta[bounds[layer] : bounds[layer + 1]]
