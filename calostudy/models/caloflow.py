@@ -43,6 +43,10 @@ LAYERS, VOXELS = "flow-I", "flow-II"
 _MOMENTS = ("mean", "deviation")
 
 
+SMALLEST_CELL = 0.01
+"""MeV; what a flow samples below it is noise, and becomes 0 as in the authors' code."""
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How showers are brought into the flows' space; energies in units of 100 GeV."""
@@ -75,8 +79,8 @@ class Structure:
 
 
 _FLOW_I = Structure(blocks=6, hidden=64, hidden_blocks=2, dropout=0.0)
-_SMALL_I = Structure(4, 64, 2, 0.0, tail_bound=6.0)
-_SMALL_II = Structure(4, 128, 1, 0.05, degrees="spread", tail_bound=6.0)
+_SMALL_I = Structure(6, 64, 2, 0.0, tail_bound=6.0)
+_SMALL_II = Structure(4, 128, 1, 0.05, degrees="spread", tail_bound=4.0)
 
 STRUCTURE = {
     "paper": {
@@ -98,13 +102,10 @@ def _one_cycle(batch: int, rise: float) -> TrainingRecipe:
     return TrainingRecipe(100, batch, 1e-3, "onecycle", {"rise": rise, "start": 25, "end": 1e4})
 
 
+_CYCLE = {"rise": 0.4, "start": 25, "end": 1e3}
 _EMBEDDED = {
-    LAYERS: TrainingRecipe(
-        60, 256, 2e-3, "onecycle", {"rise": 0.3, "start": 25, "end": 1e3}, validation=0.1, clip=10.0
-    ),
-    VOXELS: TrainingRecipe(
-        80, 128, 1e-3, "onecycle", {"rise": 0.3, "start": 25, "end": 1e3}, validation=0.1, clip=50.0
-    ),
+    LAYERS: TrainingRecipe(60, 128, 1e-3, "onecycle", _CYCLE, validation=0.1, clip=10.0),
+    VOXELS: TrainingRecipe(60, 64, 2e-3, "onecycle", _CYCLE, validation=0.1, clip=50.0),
 }
 
 RECIPES = {
@@ -165,7 +166,7 @@ class CaloFlowTeacher(Surrogate):
         calorimeter = self.dataset.calorimeter
         features = {LAYERS: len(calorimeter.layers), VOXELS: calorimeter.cells}
         return {
-            f"{network}.{key}": torch.full((n,), value)
+            f"{network}.{key}": torch.full((n,), value, dtype=torch.float32)
             for network, n in features.items()
             for key, value in zip(_MOMENTS, (0.0, 1.0), strict=True)
         }
@@ -226,6 +227,8 @@ class CaloFlowTeacher(Surrogate):
     ) -> Showers:
         """Showers (cells float32) for incident energies (N,) in MeV.
 
+        Cells below the data set's threshold, at least `SMALLEST_CELL`, are 0.
+
         `sampler` is "incremental" (exact and fast) or "nflows" (the same function by nflows' own
         inverse, the yardstick: slow). `precision` of the networks is "float32" or "float64", by
         default that of torch, which a hardware target sets.
@@ -252,7 +255,7 @@ class CaloFlowTeacher(Surrogate):
         cells = pre.to_mev(pre.scale_layers(voxels, energies, calorimeter.slices))
         overflow = np.zeros((len(energy), layers)) if calorimeter.name == "calogan" else None
         showers = Showers(calorimeter, energy, cells.numpy().astype(np.float32), overflow)
-        return showers.above_threshold(self.dataset.threshold)
+        return showers.above_threshold(max(self.dataset.threshold, SMALLEST_CELL))
 
     def _to_flow(
         self, network: str, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
