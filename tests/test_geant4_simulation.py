@@ -163,6 +163,39 @@ def test_native_scorer_equals_a_python_stepping_action(tmp_path, dataset):
     assert "G4StepPoint material (pre)" in found["wrong"]
 
 
+STOCK = """
+import os, pathlib, sys, tempfile
+from calostudy.geant4 import environment
+os.environ.update(environment.stand_in(pathlib.Path(tempfile.mkdtemp())))
+from calostudy.geant4.physics import g4, physics_list
+manager = g4.G4RunManagerFactory.CreateRunManager(g4.G4RunManagerType.Serial)
+physics = physics_list(sys.argv[1], "rel", False, 0.7)
+parts, i = [], 0
+while (part := physics.GetPhysics(i)) is not None:
+    parts.append(part.GetPhysicsName())
+    i += 1
+pathlib.Path(sys.argv[2]).write_text("|".join(parts))
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("physics", "electromagnetic"),
+    [("ftfp_bert", "G4EmStandard"), ("em-option4", "G4EmStandard_opt4")],
+)
+def test_stock_lists_are_ftfp_bert_with_either_electromagnetic_part(
+    tmp_path, physics, electromagnetic
+):
+    answer = tmp_path / "answer"
+    log = subprocess.run(
+        [sys.executable, "-c", STOCK, physics, answer], capture_output=True, text=True
+    )
+    assert answer.exists(), log.stdout + log.stderr
+    parts = answer.read_text().split("|")
+    assert parts[0] == electromagnetic
+    assert len(parts) == 8 and "hInelastic FTFP_BERT" in parts
+
+
 def test_a_library_with_another_layout_is_refused(tmp_path, monkeypatch):
     words = "not as the native scorer assumes: G4Step energy deposit"
     monkeypatch.setattr(

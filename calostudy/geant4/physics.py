@@ -203,16 +203,32 @@ class DataFreeList(g4.G4VModularPhysicsList):
             self.RegisterPhysics(part)
 
 
-def _em_option4():
-    physics = g4.FTFP_BERT(0)
-    physics.ReplacePhysics(g4.G4EmStandardPhysics_option4(0))
-    return physics
+class FTFPBertOption4(g4.G4VModularPhysicsList):
+    """FTFP_BERT's own parts, with option 4 in the place of its electromagnetic one.
+
+    (The bindings do not offer G4VModularPhysicsList::ReplacePhysics.)
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.parts = [
+            g4.G4EmStandardPhysics_option4(),
+            g4.G4EmExtraPhysics(),
+            g4.G4DecayPhysics(),
+            g4.G4HadronElasticPhysics(),
+            g4.G4HadronPhysicsFTFP_BERT(),
+            g4.G4StoppingPhysics(),
+            g4.G4IonPhysics(),
+            g4.G4NeutronTrackingCut(),
+        ]
+        for part in self.parts:
+            self.RegisterPhysics(part)
 
 
 _LISTS = {
     "data-free": DataFreeList,
-    "ftfp_bert": lambda brem, hadronic: g4.FTFP_BERT(0),
-    "em-option4": lambda brem, hadronic: _em_option4(),
+    "ftfp_bert": lambda brem, hadronic: g4.FTFP_BERT(),
+    "em-option4": lambda brem, hadronic: FTFPBertOption4(),
 }
 
 
