@@ -164,6 +164,23 @@ def target(name: str | HardwareTarget) -> HardwareTarget:
     return HardwareTarget(match["device"], count, precision, compiler)
 
 
+def require_support(surrogate: object, where: HardwareTarget) -> None:
+    """Refuse a target whose name would promise what the surrogate does not do.
+
+    A surrogate lists what its sampler can in `devices`, `precisions` and `compilers`; where it
+    does not, it runs on the CPU, in fp32 or fp64, without a compiler. Raises UsageError.
+    """
+    defaults = {"device": ("cpu",), "precision": ("fp32", "fp64"), "compiler": ("eager",)}
+    for attribute, default in defaults.items():
+        known = getattr(surrogate, f"{attribute}s", default)
+        wanted = getattr(where, attribute)
+        if wanted not in known:
+            raise UsageError(
+                f"hardware target {where.name}: {surrogate} has no {attribute} {wanted}; "
+                f"it has {', '.join(known)}"
+            )
+
+
 def _unknown(name: str, reason: str) -> UsageError:
     return UsageError(f"hardware target {name!r}: {reason} (examples: {EXAMPLES})")
 

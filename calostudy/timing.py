@@ -4,16 +4,20 @@ Inside the clock: from incident energies and a seed to cell energies in MeV, in 
 noise, all networks with their samplers, and the maps back to energies with the threshold. Outside:
 the start of the process, loading weights, building the sampler, compilation, writing files.
 
-Each round times every case once, in shuffled order, after every case has run once to warm up. A
-sample of a case is repeated until it lasts ``MINIMUM_SECONDS``. The result is the median over
-rounds, its spread the 16 and 84 % quantiles; a ratio is the median of the ratios within each round,
-so that a machine that slows down for a while slows both. How busy other processes kept the machine
-is read from the kernel around each sample: rounds above ``BUSY`` are left out where three quiet
-ones remain.
+Every call has other incident energies and other noise, drawn before the clock starts. After each
+case has run once to warm up, each round times every case once, in shuffled order; a case too slow
+for its budget sits out some of the rounds, and the result says how many it ran. A sample of a case
+is repeated until it lasts ``MINIMUM_SECONDS``. The result is the median over rounds, its spread the
+16 and 84 % quantiles; a ratio is the median of the ratios within each round, so that a machine that
+slows down for a while slows both. How busy other processes kept the machine is read from the kernel
+around each sample: samples above ``BUSY`` are left out where three quiet ones remain, and the
+result is marked as noisy where they do not. The CPU time that the process itself used is recorded
+beside: it is what a busy machine disturbs least.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,15 +32,18 @@ from calostudy.datasets import showers_path
 from calostudy.energies import GEV
 from calostudy.errors import DataError, UsageError
 from calostudy.generation import draw_energies
-from calostudy.hardware import HardwareTarget
+from calostudy.hardware import HardwareTarget, require_support
 from calostudy.hardware import target as hardware_target
 from calostudy.models.surrogate import Surrogate
 from calostudy.showers import read_energies
 
-MINIMUM_SECONDS = 0.1
-BUSY = 0.2  # cores that other processes may use in a round that counts as quiet
+MINIMUM_SECONDS = 0.2
+SLOW = 10  # times MINIMUM_SECONDS: such a case is warm after one call
+ENERGY_SETS = 64  # different calls before the energies repeat
+BUSY = 0.2  # cores that other processes may use in a sample that counts as quiet
+TICK = 0.01  # s, the resolution of the kernel's CPU times
 QUANTILES = (0.16, 0.84)
-BUDGET_SECONDS = 120.0  # of the slowest case; rounds are cut so that it ends
+BUDGET_SECONDS = 120.0  # of one case after its warm-up
 
 INSIDE = "incident energies and seed to cell energies in MeV, in memory"
 
@@ -45,16 +52,19 @@ INSIDE = "incident energies and seed to cell energies in MeV, in memory"
 class Timing:
     """Seconds of one call of one case over the rounds.
 
-    rounds: how many count; dropped: how many were left out because other processes were busy;
-    busy: median number of cores that other processes used in the rounds that count.
+    cpu: median CPU seconds of this process, all threads; rounds: how many count; dropped: how many
+    were left out because other processes were busy; busy: median number of cores that others used
+    in the rounds that count; noisy: whether fewer than three rounds were quiet.
     """
 
     median: float
     low: float
     high: float
+    cpu: float
     rounds: int
     dropped: int
     busy: float
+    noisy: bool
 
 
 @dataclass(frozen=True)
@@ -68,29 +78,51 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One sample of a case: wall and CPU seconds per call, and the cores that others used."""
+
+    seconds: float
+    cpu: float
+    busy: float
+    quiet: bool
+
+
+@dataclass(frozen=True)
 class Race:
-    """Seconds per call of every case, (rounds,), with what others did meanwhile (cores)."""
+    """What was sampled: case -> round -> sample; a case need not have run in every round."""
 
-    seconds: Mapping[str, np.ndarray]
-    busy: np.ndarray
+    samples: Mapping[str, Mapping[int, Sample]]
 
-    @property
-    def counted(self) -> np.ndarray:
-        """Which rounds count: the quiet ones if there are three, else all, (rounds,) bool."""
-        quiet = self.busy < BUSY
-        return quiet if quiet.sum() >= 3 else np.ones(len(quiet), dtype=bool)
+    def counted(self, case: str) -> dict[int, Sample]:
+        """The rounds of a case that count: the quiet ones if there are three, else all."""
+        played = self.samples[case]
+        quiet = {i: sample for i, sample in played.items() if sample.quiet}
+        return quiet if len(quiet) >= 3 else dict(played)
 
     def timing(self, case: str) -> Timing:
         """Median and spread of a case."""
-        kept = self.counted
-        low, median, high = np.quantile(self.seconds[case][kept], (QUANTILES[0], 0.5, QUANTILES[1]))
-        dropped = int((~kept).sum())
-        busy = float(np.median(self.busy[kept]))
-        return Timing(float(median), float(low), float(high), int(kept.sum()), dropped, busy)
+        kept = self.counted(case)
+        values = [sample.seconds for sample in kept.values()]
+        low, median, high = np.quantile(values, (QUANTILES[0], 0.5, QUANTILES[1]))
+        return Timing(
+            float(median),
+            float(low),
+            float(high),
+            cpu=float(np.median([sample.cpu for sample in kept.values()])),
+            rounds=len(kept),
+            dropped=len(self.samples[case]) - len(kept),
+            busy=float(np.median([sample.busy for sample in kept.values()])),
+            noisy=sum(sample.quiet for sample in kept.values()) < 3,
+        )
 
     def ratio(self, slow: str, fast: str) -> Ratio:
-        """``slow`` over ``fast``, round by round."""
-        ratios = (self.seconds[slow] / self.seconds[fast])[self.counted]
+        """``slow`` over ``fast``, round by round, in the rounds that both ran."""
+        a, b = self.counted(slow), self.counted(fast)
+        common = a.keys() & b.keys()
+        if not common:  # different rounds were quiet
+            a, b = self.samples[slow], self.samples[fast]
+            common = a.keys() & b.keys()
+        ratios = [a[i].seconds / b[i].seconds for i in common]
         low, median, high = np.quantile(ratios, (QUANTILES[0], 0.5, QUANTILES[1]))
         return Ratio(float(median), float(low), float(high), len(ratios))
 
@@ -104,54 +136,46 @@ def race(
 ) -> Race:
     """Time the cases in ``rounds`` interleaved rounds of shuffled order.
 
-    A case so slow that its rounds would outlast ``budget`` seconds cuts the rounds of all, to one at
-    least; the result says how many there were.
+    A case that would take longer than ``budget`` seconds runs in fewer of the rounds, spread over
+    them evenly, but always in the first; beside its warm-up that bounds the time that this takes.
 
     Raises:
         UsageError: no case, or no round.
     """
     if not cases or rounds < 1:
         raise UsageError("a race needs a case and a round at least")
-    repeats, first = {}, {}
+    repeats, turns = {}, {}
     for name, call in cases.items():
-        call()  # compilation, allocation, caches
-        first[name] = _sample(call, 1)
-        repeats[name] = max(1, int(minimum / max(first[name][0], 1e-9)))
-    slowest = max(seconds for seconds, _ in first.values())
-    rounds = max(1, min(rounds, int(budget / max(slowest, minimum))))
+        once = _sample(call, 1).seconds  # compilation, allocation, caches
+        if once < SLOW * minimum:
+            once = _sample(call, 1).seconds
+        repeats[name] = max(1, round(minimum / max(once, 1e-9)))
+        affordable = int(budget / max(once * repeats[name], minimum))
+        count = max(1, min(rounds, affordable))
+        turns[name] = {i * rounds // count for i in range(count)}
     shuffle = random.Random(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    busy = []
-    for _ in range(rounds):
-        order = list(cases)
+    samples: dict[str, dict[int, Sample]] = {name: {} for name in cases}
+    for i in range(rounds):
+        order = [name for name in cases if i in turns[name]]
         shuffle.shuffle(order)
-        worst = 0.0
         for name in order:
-            duration, others = _sample(cases[name], repeats[name])
-            seconds[name].append(duration)
-            worst = max(worst, others)
-        busy.append(worst)
-    return Race({name: np.array(values) for name, values in seconds.items()}, np.array(busy))
+            samples[name][i] = _sample(cases[name], repeats[name])
+    return Race(samples)
 
 
-def _sample(call: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Seconds per call, and the number of cores that other processes used meanwhile."""
-    machine, own, start = _busy_seconds(), _own_seconds(), time.perf_counter()
+def _sample(call: Callable[[], object], repeats: int) -> Sample:
+    machine, own, start = _busy_seconds(), time.process_time(), time.perf_counter()
     for _ in range(repeats):
         call()
     duration = time.perf_counter() - start
-    others = (_busy_seconds() - machine) - (_own_seconds() - own)
-    return duration / repeats, max(0.0, others / duration)
+    cpu = time.process_time() - own
+    busy = max(0.0, (_busy_seconds() - machine - cpu) / duration)
+    return Sample(duration / repeats, cpu / repeats, busy, busy < BUSY + 2 * TICK / duration)
 
 
 def _busy_seconds() -> float:
     times = psutil.cpu_times()
     return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-
-
-def _own_seconds() -> float:
-    times = psutil.Process().cpu_times()
-    return times.user + times.system
 
 
 # ---- surrogates ---------------------------------------------------------------------------------
@@ -161,8 +185,9 @@ def _own_seconds() -> float:
 class SurrogateTime:
     """ms per shower of one surrogate at one batch size on one target.
 
-    value, low, high: median and 16-84 % quantiles over rounds; yardstick: what ``ratio`` (yardstick
-    over ours, paired) compares with, its own ms per shower beside; trained: or random weights.
+    value, low, high: median and 16-84 % quantiles over rounds; cpu: CPU ms of all threads; noisy:
+    other processes were busy in all but two rounds; yardstick: what ``ratio`` (yardstick over ours,
+    paired) compares with, its own ms per shower beside; trained: or random weights.
     """
 
     model: str
@@ -174,11 +199,14 @@ class SurrogateTime:
     value: float
     low: float
     high: float
+    cpu: float
     rounds: int
     dropped: int
     busy: float
+    noisy: bool
     yardstick: str | None = None
     yardstick_value: float | None = None
+    yardstick_rounds: int | None = None
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
@@ -202,35 +230,39 @@ def time_surrogate(
     against: a sampler of the surrogate (such as "nflows") that is timed interleaved as yardstick.
 
     Raises:
-        UsageError: unknown target or yardstick, or a target that this machine lacks.
+        UsageError: unknown target or yardstick, or a target that this machine or the surrogate
+            lacks.
     """
     where = hardware_target(target)
+    require_support(surrogate, where)
     with where.active():
         return [
             _time_batch(surrogate, batch, where, against, rounds, seed, budget) for batch in batches
         ]
 
 
-def _time_batch(surrogate, batch, where, against, rounds, seed, budget) -> SurrogateTime:
-    energies = draw_energies(surrogate.dataset, batch, seed)
-
-    def call(sampler: str | None) -> Callable[[], None]:
-        def generate() -> None:
-            surrogate.sample(energies, seed=seed, **({"sampler": sampler} if sampler else {}))
-            where.synchronise()
-
-        return generate
-
-    cases = {"ours": call(None)} | ({against: call(against)} if against else {})
+def _time_batch(
+    surrogate: Surrogate,
+    batch: int,
+    where: HardwareTarget,
+    against: str | None,
+    rounds: int,
+    seed: int,
+    budget: float,
+) -> SurrogateTime:
+    cases = {"ours": _calls(surrogate, batch, where, seed)}
+    if against:
+        cases[against] = _calls(surrogate, batch, where, seed, sampler=against)
     run = race(cases, rounds, seed, budget=budget)
     ours = run.timing("ours")
     scale = 1e3 / batch
     compared = {}
     if against:
-        ratio = run.ratio(against, "ours")
+        ratio, yardstick = run.ratio(against, "ours"), run.timing(against)
         compared = {
             "yardstick": against,
-            "yardstick_value": run.timing(against).median * scale,
+            "yardstick_value": yardstick.median * scale,
+            "yardstick_rounds": yardstick.rounds,
             "ratio": ratio.median,
             "ratio_low": ratio.low,
             "ratio_high": ratio.high,
@@ -245,11 +277,28 @@ def _time_batch(surrogate, batch, where, against, rounds, seed, budget) -> Surro
         value=ours.median * scale,
         low=ours.low * scale,
         high=ours.high * scale,
+        cpu=ours.cpu * scale,
         rounds=ours.rounds,
         dropped=ours.dropped,
         busy=ours.busy,
+        noisy=ours.noisy,
         **compared,
     )
+
+
+def _calls(
+    surrogate: Surrogate, batch: int, where: HardwareTarget, seed: int, **options: str
+) -> Callable[[], None]:
+    """A function that generates one batch, other showers at each call."""
+    energies = draw_energies(surrogate.dataset, batch * ENERGY_SETS, seed)
+    numbers = itertools.cycle(range(ENERGY_SETS))
+
+    def generate() -> None:
+        first = next(numbers) * batch
+        surrogate.sample(energies[first : first + batch], seed=seed, first=first, **options)
+        where.synchronise()
+
+    return generate
 
 
 # ---- Geant4 -------------------------------------------------------------------------------------
@@ -275,6 +324,31 @@ class Geant4Time:
         """The fitted ms per shower at energies in GeV."""
         return self.offset + self.slope * np.asarray(energy_gev)
 
+    def by_energy(self, bins: int = 8) -> list[dict[str, float]]:
+        """Mean ms per shower and its error in bins of incident energy with equally many showers."""
+        return [
+            {
+                "low": float(energy.min()),
+                "high": float(energy.max()),
+                "energy": float(energy.mean()),
+                "value": float(cpu.mean()),
+                "uncertainty": float(cpu.std(ddof=1) / np.sqrt(len(cpu))),
+                "showers": len(cpu),
+            }
+            for energy, cpu in (
+                (self.energy_gev[rows], self.cpu_ms[rows])
+                for rows in np.array_split(np.argsort(self.energy_gev), bins)
+            )
+        ]
+
+    def sentence(self) -> str:
+        """The times in words."""
+        return (
+            f"Geant4 took {self.value:.0f} ± {self.uncertainty:.0f} CPU ms per shower (mean over "
+            f"{len(self.cpu_ms):,} showers and their incident energies), recorded {self.where}; "
+            f"the fit is {self.offset:.2g} ms + {self.slope:.3g} ms per GeV."
+        )
+
     def as_dict(self) -> dict[str, float]:
         names = ("value", "uncertainty", "offset", "slope", "where")
         return {name: getattr(self, name) for name in names}
@@ -285,9 +359,17 @@ def geant4_time(energies: np.ndarray, cpu_seconds: np.ndarray, where: str) -> Ge
 
     The relative fluctuation of a shower's time is about the same at all energies, so the line is
     fitted with weights 1/E.
+
+    Raises:
+        DataError: fewer than two showers, or not one time for each energy.
     """
+    if len(energies) != len(cpu_seconds) or len(energies) < 2:
+        raise DataError(
+            f"times of Geant4 {where}: {len(cpu_seconds)} times for {len(energies)} incident "
+            "energies, expected one for each of at least two"
+        )
     energy, cpu = np.asarray(energies) / GEV, np.asarray(cpu_seconds, dtype=np.float64) * 1e3
-    slope, offset = np.polyfit(energy, cpu, 1, w=1 / energy)
+    slope, offset = (float(value) for value in np.polyfit(energy, cpu, 1, w=1 / energy))
     error = cpu.std(ddof=1) / np.sqrt(len(cpu))
     return Geant4Time(energy, cpu, float(cpu.mean()), float(error), offset, slope, where)
 

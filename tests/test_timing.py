@@ -1,0 +1,275 @@
+"""The timing protocol on cases of known duration, surrogates on the clock, Geant4's own times."""
+
+import time
+from itertools import pairwise
+
+import h5py
+import numpy as np
+import pytest
+
+from calostudy import timing
+from calostudy.datasets import dataset
+from calostudy.errors import DataError, UsageError
+from calostudy.models import build
+from calostudy.showers import Showers, write
+from calostudy.timing import (
+    Race,
+    Sample,
+    geant4_time,
+    race,
+    shipped_geant4_time,
+    speed_up,
+    time_surrogate,
+)
+
+
+def quiet(seconds: float) -> Sample:
+    return Sample(seconds, seconds, busy=0.0, quiet=True)
+
+
+def disturbed(seconds: float) -> Sample:
+    return Sample(seconds, seconds, busy=1.5, quiet=False)
+
+
+# ---- the protocol -----------------------------------------------------------------------------
+
+
+def test_a_case_that_takes_three_times_as_long_is_found_to():
+    cases = {"slow": lambda: time.sleep(0.03), "fast": lambda: time.sleep(0.01)}
+    run = race(cases, rounds=5, minimum=0.03)
+    assert run.ratio("slow", "fast").median == pytest.approx(3, rel=0.25)
+    assert run.timing("fast").median == pytest.approx(0.01, rel=0.3)
+    assert run.timing("fast").low <= run.timing("fast").median <= run.timing("fast").high
+    assert run.timing("slow").cpu < 0.02  # sleeping uses no processor
+
+
+def test_every_case_runs_in_every_round_in_an_order_that_changes():
+    calls = []
+    cases = {name: lambda name=name: calls.append(name) or time.sleep(0.002) for name in "abc"}
+    run = race(cases, rounds=12, minimum=1e-3, seed=1)
+    assert {len(run.samples[name]) for name in "abc"} == {12}
+    rounds = [tuple(calls[-36:][i : i + 3]) for i in range(0, 36, 3)]
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    assert len(set(rounds)) > 2
+
+
+def test_short_calls_are_repeated_until_a_sample_lasts():
+    calls = []
+    cases = {"short": lambda: calls.append(1) or time.sleep(0.001)}
+    sample = race(cases, rounds=1, minimum=0.1).samples["short"][0]
+    repeats = len(calls) - 2  # after the warm-up and the first measurement
+    assert repeats > 5
+    assert repeats * sample.seconds > 0.03
+
+
+def test_warming_up_is_not_counted():
+    state = {"first": True}
+
+    def compiles_once():
+        time.sleep(0.3 if state.pop("first", False) else 0.005)
+
+    assert race({"x": compiles_once}, rounds=3, minimum=0.01).timing("x").high < 0.1
+
+
+def test_a_slow_case_sits_out_rounds_so_that_the_race_ends():
+    calls = {"slow": 0, "fast": 0}
+
+    def slow():
+        calls["slow"] += 1
+        time.sleep(0.05)
+
+    cases = {"slow": slow, "fast": lambda: time.sleep(0.001)}
+    run = race(cases, rounds=8, minimum=0.001, budget=0.14)
+    assert calls["slow"] == 1 + 2  # warm-up, and two rounds
+    assert run.timing("slow").rounds == 2
+    assert sorted(run.samples["slow"]) == [0, 4]
+    assert len(run.samples["fast"]) == 8
+    assert run.ratio("slow", "fast").rounds in (1, 2)
+
+
+def test_noisy_rounds_are_left_out_where_three_quiet_ones_remain():
+    samples = {0: quiet(1.0), 1: disturbed(5.0), 2: quiet(1.1), 3: quiet(0.9), 4: disturbed(7.0)}
+    found = Race({"x": samples}).timing("x")
+    assert (found.median, found.rounds, found.dropped, found.noisy) == (1.0, 3, 2, False)
+    assert found.busy == 0.0
+
+
+def test_without_three_quiet_rounds_all_count_and_the_result_says_that_it_is_noisy():
+    samples = {0: quiet(1.0), 1: disturbed(5.0), 2: quiet(1.1), 3: disturbed(6.0)}
+    found = Race({"x": samples}).timing("x")
+    assert (found.rounds, found.dropped, found.noisy) == (4, 0, True)
+    assert found.busy == 0.75
+
+
+def test_ratios_are_paired_so_that_a_slow_phase_of_the_machine_cancels():
+    phases = {i: 1 + i for i in range(6)}
+    run = Race(
+        {
+            "a": {i: quiet(2.0 * phase) for i, phase in phases.items()},
+            "b": {i: quiet(1.0 * phase) for i, phase in phases.items()},
+        }
+    )
+    ratio = run.ratio("a", "b")
+    assert (ratio.median, ratio.low, ratio.high, ratio.rounds) == (2.0, 2.0, 2.0, 6)
+    assert run.timing("a").high > 2 * run.timing("a").low
+
+
+def test_what_other_processes_use_is_measured(monkeypatch):
+    clock = {"machine": 0.0}
+
+    def call():
+        time.sleep(0.1)
+        clock["machine"] += 0.2  # two cores were busy meanwhile, none of it ours
+
+    monkeypatch.setattr(timing, "_busy_seconds", lambda: clock["machine"])
+    found = race({"x": call}, rounds=3, minimum=0.1).timing("x")
+    assert found.busy == pytest.approx(2.0, rel=0.2)
+    assert found.noisy
+
+
+def test_own_work_is_not_taken_for_that_of_others(monkeypatch):
+    machine = time.process_time  # a machine on which nothing else runs
+    monkeypatch.setattr(timing, "_busy_seconds", machine)
+    found = race({"x": lambda: sum(range(10**6))}, rounds=3, minimum=0.02).timing("x")
+    assert found.busy < 0.05
+    assert not found.noisy
+    assert 0 < found.cpu <= found.median * 1.05
+
+
+def test_the_kernel_s_account_of_busy_cores_advances_with_work():
+    before, end = timing._busy_seconds(), time.process_time() + 0.2
+    while time.process_time() < end:
+        sum(range(1000))
+    assert timing._busy_seconds() - before > 0.1
+
+
+def test_a_race_without_cases_or_rounds_is_refused():
+    with pytest.raises(UsageError):
+        race({})
+    with pytest.raises(UsageError):
+        race({"x": lambda: None}, rounds=0)
+
+
+# ---- surrogates -------------------------------------------------------------------------------
+
+
+class Sleeper:
+    """Takes 2 ms per batch and 1 ms per shower; the yardstick twice that."""
+
+    name, size, weights_sha256 = "sleeper", "embedded", None
+    dataset = dataset("calogan-eplus")
+
+    def __init__(self):
+        self.energies, self.firsts = [], []
+
+    def sample(self, incident_energy, seed=0, first=0, sampler="own"):
+        self.energies.append(incident_energy)
+        self.firsts.append(first)
+        time.sleep((2e-3 + 1e-3 * len(incident_energy)) * (2 if sampler == "yardstick" else 1))
+
+    def __repr__(self):
+        return "sleeper calogan-eplus embedded"
+
+
+@pytest.fixture
+def short_samples(monkeypatch):
+    monkeypatch.setitem(race.__kwdefaults__ or {}, "minimum", 0.01)
+    monkeypatch.setattr(race, "__defaults__", (9, 0, 0.01, timing.BUDGET_SECONDS))
+
+
+def test_milliseconds_are_per_shower_and_batches_are_timed_one_by_one(short_samples):
+    one, ten = time_surrogate(Sleeper(), batches=(1, 10), rounds=3)
+    assert (one.batch, ten.batch) == (1, 10)
+    assert one.value == pytest.approx(3.0, rel=0.3)
+    assert ten.value == pytest.approx(1.2, rel=0.3)
+    assert one.low <= one.value <= one.high
+    assert (one.target, one.trained, one.rounds) == ("cpu-1/fp32", False, 3)
+    assert one.yardstick is one.ratio is None
+    assert "MeV" in one.inside
+    assert one.as_dict()["value"] == one.value
+
+
+def test_a_yardstick_is_interleaved_and_compared_round_by_round(short_samples):
+    found = time_surrogate(Sleeper(), batches=(10,), against="yardstick", rounds=3)[0]
+    assert found.yardstick == "yardstick"
+    assert found.ratio == pytest.approx(2.0, rel=0.2)
+    assert found.ratio_low <= found.ratio <= found.ratio_high
+    assert found.yardstick_value == pytest.approx(2.4, rel=0.3)
+    assert found.yardstick_rounds == 3
+
+
+def test_every_call_has_other_energies_of_the_dataset(short_samples):
+    surrogate = Sleeper()
+    time_surrogate(surrogate, batches=(5,), rounds=2)
+    assert len({tuple(energies) for energies in surrogate.energies}) > 2
+    assert surrogate.firsts[:3] == [0, 5, 10]
+    flat = np.concatenate(surrogate.energies)
+    assert surrogate.dataset.law("simulated").contains(flat).all()
+    assert flat.std() > 1e4  # 1 to 100 GeV
+
+
+def test_a_target_that_the_surrogate_does_not_do_is_refused_not_mislabelled():
+    for target in ("cpu-1/bf16", "cpu-1/fp32/compile", "cpu-1/fp16"):
+        with pytest.raises(UsageError, match="sleeper"):
+            time_surrogate(Sleeper(), batches=(1,), target=target)
+    with pytest.raises(UsageError, match="no precision"):
+        time_surrogate(Sleeper(), batches=(1,), target="cpu-1/fp31")
+
+
+def test_a_sampler_timed_against_itself_is_as_fast_as_itself(short_samples):
+    surrogate = build("caloflow-teacher", "calogan-eplus", "embedded")
+    found = time_surrogate(surrogate, batches=(20,), against="incremental", rounds=5)[0]
+    assert found.ratio == pytest.approx(1.0, rel=0.3)
+    assert found.cpu > 0 and not found.trained
+
+
+# ---- Geant4 -----------------------------------------------------------------------------------
+
+
+def test_geant4_s_mean_its_error_and_the_line_against_energy_are_found():
+    rng = np.random.default_rng(1)
+    energies = rng.uniform(1e3, 1e5, 2000)
+    seconds = (1e-3 + 8e-6 * energies / 1) * rng.normal(1, 0.03, 2000)
+    found = geant4_time(energies, seconds, "in a test")
+    assert found.value == pytest.approx(seconds.mean() * 1e3)
+    assert found.uncertainty == pytest.approx(seconds.std(ddof=1) * 1e3 / np.sqrt(2000))
+    assert found.offset == pytest.approx(1.0, abs=0.1)
+    assert found.slope == pytest.approx(8.0, rel=0.01)  # ms per GeV
+    assert found.fit(50.0) == pytest.approx(401, rel=0.01)
+    assert set(found.as_dict()) == {"value", "uncertainty", "offset", "slope", "where"}
+    bins = found.by_energy(4)
+    assert [entry["showers"] for entry in bins] == [500] * 4
+    assert all(a["high"] <= b["low"] for a, b in pairwise(bins))
+    assert bins[2]["value"] == pytest.approx(found.fit(bins[2]["energy"]), rel=0.02)
+
+
+def test_times_and_energies_of_different_length_are_refused():
+    with pytest.raises(DataError, match="3 times for 4"):
+        geant4_time(np.ones(4), np.ones(3), "in a test")
+    with pytest.raises(DataError):
+        geant4_time(np.ones(1), np.ones(1), "in a test")
+
+
+def test_shipped_times_are_read_from_beside_the_showers(tmp_path, monkeypatch):
+    monkeypatch.setenv("CALOSTUDY_DATA", str(tmp_path))
+    entry = dataset("calogan-eplus")
+    energies = np.linspace(2e3, 9e4, 50)
+    cells = np.outer(energies, np.full(entry.calorimeter.cells, 1 / 504)).astype(np.float32)
+    folder = tmp_path / "showers" / entry.name
+    folder.mkdir(parents=True)
+    write(folder / "evaluation.h5", Showers(entry.calorimeter, energies, cells, np.zeros((50, 3))))
+    with pytest.raises(DataError, match=r"evaluation\.geant4\.h5"):
+        shipped_geant4_time(entry)
+    with h5py.File(folder / "evaluation.geant4.h5", "w") as file:
+        file["cpu_seconds"] = 8e-6 * energies
+    assert shipped_geant4_time(entry).slope == pytest.approx(8.0)
+    assert shipped_geant4_time(entry).value == pytest.approx(8e-3 * energies.mean())
+
+
+def test_the_speed_up_joins_both_uncertainties(short_samples):
+    geant4 = geant4_time(np.array([1e4, 2e4, 3e4]), np.array([0.1, 0.2, 0.3]), "in a test")
+    ours = time_surrogate(Sleeper(), batches=(1,), rounds=3)[0]
+    value, error = speed_up(geant4, ours)
+    assert value == pytest.approx(200 / ours.value)
+    relative = np.hypot(geant4.uncertainty / 200, (ours.high - ours.low) / 2 / ours.value)
+    assert error == pytest.approx(value * relative)
