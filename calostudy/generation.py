@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from calostudy.datasets import Dataset
 from calostudy.errors import UsageError
-from calostudy.hardware import HardwareTarget
+from calostudy.hardware import HardwareTarget, require_support
 from calostudy.hardware import target as hardware_target
 from calostudy.models.surrogate import Surrogate
 from calostudy.shards import open_row
@@ -44,10 +44,12 @@ def generate_showers(
     the current settings of torch hold.
 
     Raises:
-        UsageError: an energy is not positive, or this machine lacks the target.
+        UsageError: an energy is not positive, or this machine or the surrogate
+            lacks the target.
     """
     energies = _checked(energies)
-    with hardware_target(target).active() if target is not None else nullcontext():
+    where = _target(surrogate, target)
+    with where.active() if where else nullcontext():
         return concatenate(list(_batches(surrogate, energies, seed, 0, batch)))
 
 
@@ -78,7 +80,7 @@ def generate(
         raise UsageError(f"{n} showers to generate, expected at least 1")
     energies = _checked(draw_energies(surrogate.dataset, n, seed) if n is not None else energies)
     calorimeter = surrogate.dataset.calorimeter
-    where = hardware_target(target) if target is not None else None
+    where = _target(surrogate, target)
     attributes = {
         "generator": surrogate.name,
         "dataset": surrogate.dataset.name,
@@ -122,6 +124,14 @@ def _batches(
         raise UsageError(f"batch {batch}, expected at least 1")
     for start in range(0, len(energies), batch):
         yield surrogate.sample(energies[start : start + batch], seed=seed, first=first + start)
+
+
+def _target(surrogate: Surrogate, target: str | HardwareTarget | None) -> HardwareTarget | None:
+    if target is None:
+        return None
+    where = hardware_target(target)
+    require_support(surrogate, where)
+    return where
 
 
 def _arrays(showers: Showers) -> dict[str, np.ndarray]:

@@ -88,6 +88,7 @@ def test_given_energies_are_kept_in_order(surrogate, tmp_path):
         {"energies": np.ones((3, 1))},
         {"n": 3, "batch": 0},
         {"n": 3, "target": "abacus/fp32"},
+        {"n": 3, "target": "cpu-1/bf16"},  # the sampler has no such precision
     ],
 )
 def test_impossible_requests_are_usage_errors(surrogate, tmp_path, options):
