@@ -10,9 +10,9 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from calostudy.networks import simd, spline
+from calostudy.networks import simd, spline_vectors
 from calostudy.networks.simd import Lanes, array_pointer, host_registers, source_stamp
-from calostudy.networks.spline import emit_inverse
+from calostudy.networks.spline_vectors import emit_inverse
 
 GROUP = 8  # hidden units, and parameters, are packed in rows of this many
 # Accumulators that stay in registers: the rest is for the hidden units and the weights.
@@ -110,28 +110,28 @@ def add_products(_context, weights, w, hidden, h, count, output, rows, shape):
 
 
 @intrinsic
-def invert_splines(_context, raw, position, output, o, numbers, bins, shape):
-    """output[o, :] = inverse spline of position[o, :] with the parameters raw[r, :]."""
+def invert_splines(_context, raw, position, output, o, lane, numbers, bins, shape):
+    """output[o + lane...] = inverse splines of position[o + lane...] with the parameters
+    raw[r, lane...], for one vector of samples."""
 
     def codegen(context, builder, signature, args):
-        dtype, bins = signature.args[0].dtype, signature.args[5].count
-        vectors, lanes = _counts(signature.args[6])
+        dtype, bins = signature.args[0].dtype, signature.args[6].count
+        vectors, lanes = _counts(signature.args[7])
         v, integer = Lanes(builder, dtype, lanes), args[3].type
         raw, position, output, numbers = (
-            array_pointer(context, builder, signature.args[i], args[i]) for i in (0, 1, 2, 4)
+            array_pointer(context, builder, signature.args[i], args[i]) for i in (0, 1, 2, 5)
         )
         settings = [v.load_scalar(v.address(numbers, integer(i))) for i in range(5)]
-        for i in range(vectors):
-            at = builder.add(args[3], integer(i * lanes))
-            parameters = [
-                v.load(v.address(raw, integer((r * vectors + i) * lanes)))
-                for r in range(3 * bins - 1)
-            ]
-            position_ = v.load(v.address(position, at))
-            v.store(emit_inverse(v, position_, parameters, bins, settings), v.address(output, at))
+        raw = v.address(raw, args[4])
+        parameters = [
+            v.load(v.address(raw, integer(r * vectors * lanes))) for r in range(3 * bins - 1)
+        ]
+        at = builder.add(args[3], args[4])
+        result = emit_inverse(v, v.load(v.address(position, at)), parameters, bins, settings)
+        v.store(result, v.address(output, at))
         return context.get_dummy_value()
 
-    return types.void(raw, position, output, o, numbers, bins, shape), codegen
+    return types.void(raw, position, output, o, lane, numbers, bins, shape), codegen
 
 
 @njit(inline="always")
@@ -158,7 +158,8 @@ def _compiled(sources):
         the previous values a block takes; rows: (rows of a hidden group, rows of a feature).
         """
         _ = sources
-        group, tile = len(rows[0]), len(shape[0]) * len(shape[1])
+        group, lanes = len(rows[0]), len(shape[1])
+        tile = len(shape[0]) * lanes
         samples, features = noise.shape
         blocks, layers, units = hidden_bias.shape
         conditions = context.shape[1]
@@ -226,7 +227,8 @@ def _compiled(sources):
                     state, (features + (layers - 1) * units) * tile, up,
                     raw, rows[1], shape,
                 )  # fmt: skip
-                invert_splines(raw, position, state, f * tile, numbers, bins, shape)
+                for lane in range(0, tile, lanes):
+                    invert_splines(raw, position, state, f * tile, lane, numbers, bins, shape)
         for b in range(samples):
             for f in range(features):
                 output[b, f] = state[f * tile + b]
@@ -234,4 +236,4 @@ def _compiled(sources):
     return invert
 
 
-invert = _compiled(source_stamp(simd, spline))
+invert = _compiled(source_stamp(simd, spline_vectors))
