@@ -118,8 +118,9 @@ class HardwareTarget:
             stack.callback(numba.set_num_threads, threads[1])
             stack.callback(torch.set_default_dtype, default)
             stack.callback(torch.set_float32_matmul_precision, matmul)
-            torch.set_num_threads(self.threads)
+            # In this order: Numba, when it starts its threads, changes PyTorch's number of them.
             numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
+            torch.set_num_threads(self.threads)
             torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
             if self.precision in ("bf16", "fp16"):
                 torch.set_default_dtype(torch.float32)

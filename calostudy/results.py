@@ -63,12 +63,14 @@ def load_results(folder: str | Path) -> list[Result]:
     Raises:
         DataError: a file is not a result, with what is wrong in it.
     """
-    return [_load(path) for path in sorted(Path(folder).glob("*.json"))]
+    # A name with a dot in front is a file that somebody is writing at this moment.
+    paths = [path for path in Path(folder).glob("*.json") if not path.name.startswith(".")]
+    return [_load(path) for path in sorted(paths)]
 
 
 def _load(path: Path) -> Result:
     try:
-        return Result.model_validate_json(path.read_text())
+        return Result.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
