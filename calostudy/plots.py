@@ -495,3 +495,21 @@ def time_against_energy(
     axis.set(xscale="log", yscale="log", xlabel="incident energy [GeV]", ylabel="CPU ms per shower")
     axis.legend()
     return figure
+
+
+def speed_up_bars(rows: Sequence[Mapping[str, object]]) -> Figure:
+    """Speed-up over Geant4, a group of bars per model and target; rows as ``tables.times_rows``."""
+    labels = [f"{r['model']}, {r['size']}\n{r['target']}, batch {r['batch']:,}" for r in rows]
+    figure, axis = plt.subplots(figsize=(7.5, 0.42 * len(rows) + 1.2), layout="constrained")
+    place = np.arange(len(rows))[::-1]
+    axis.barh(
+        place,
+        [row["speed_up"] for row in rows],
+        xerr=[row["speed_up_uncertainty"] for row in rows],
+        color=[GEANT4 if "untrained" in row["size"] else SURROGATE for row in rows],
+        alpha=0.85,
+    )
+    axis.axvline(1, color="#4a5560", lw=0.8)
+    axis.set_yticks(place, labels, fontsize="x-small")
+    axis.set(xscale="log", xlabel="speed-up over one Geant4 process on one core")
+    return figure

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from calostudy.errors import UsageError
 from calostudy.files import atomic_path
@@ -44,7 +44,7 @@ def load_jobs(path: Path = Path("study.yml"), profile: str = "embedded") -> dict
         if kind not in WALKS:
             raise UsageError(f"{path}: {kind!r} is no kind of walk; known are {', '.join(WALKS)}")
         for row in rows:
-            walk = WALKS[kind].checked(**row)
+            walk = WALKS[kind](**row)
             name = walk.page_name()
             if name in jobs:
                 raise UsageError(f"{path}: profile {profile} has {name} twice")
@@ -61,7 +61,7 @@ def execute(kind: str, parameters: dict[str, Any], output: Path) -> None:
     import nbformat
     import papermill
 
-    walk = WALKS[kind].checked(**parameters)
+    walk = WALKS[kind](**parameters)
     notebook = nbformat.read(Path("notebooks") / f"{kind}.ipynb", as_version=4)
     first = notebook.cells[0]
     first.source = f"# {walk.title()}\n" + first.source.partition("\n")[2]
@@ -89,12 +89,3 @@ def snakemake_command(arguments: list[str]) -> list[str]:
             "no workflow/Snakefile here: run this in the top folder of a checkout of calostudy"
         )
     return [sys.executable, "-m", "snakemake", *arguments]
-
-
-def checked_model(model: type[BaseModel], values: dict[str, Any]) -> Any:
-    """``model(**values)``, its complaints as one UsageError."""
-    try:
-        return model(**values)
-    except ValidationError as error:
-        parts = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise UsageError("; ".join(parts)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +25,10 @@ def plus_minus(value: float | None, uncertainty: float | None, digits: int = 2) 
     >>> plus_minus(0.5, None)
     '0.5'
     """
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
-    if not uncertainty:
-        return f"{value:.3g}"
+    if not uncertainty or math.isnan(uncertainty):
+        return f"{value:.4g}"
     decimals = max(0, digits - 1 - int(f"{uncertainty:e}".split("e")[1]))
     return f"{value:.{decimals}f} ± {uncertainty:.{decimals}f}"
 
@@ -61,6 +62,38 @@ def published(name: str) -> pd.DataFrame:
     return pd.read_csv(data_dir() / "published" / f"{name}.csv")
 
 
+def published_scores(model: str | None = None) -> list[dict[str, str]]:
+    """Published scores, of one model or of all: model, dataset, metric, value, source."""
+    table = published("scores")
+    if model is not None:
+        table = table[table["model"] == model]
+    return [
+        {
+            "model": row.model,
+            "dataset": row.dataset,
+            "metric": row.metric,
+            "value": plus_minus(row.value, row.uncertainty),
+            "source": row.source,
+        }
+        for row in table.itertuples()
+    ]
+
+
+def published_times() -> list[dict[str, str]]:
+    """Published times of the models of this study: ms per shower, hardware, source."""
+    return [
+        {
+            "model": row.model,
+            "dataset": row.dataset,
+            "batch": "-" if pd.isna(row.batch) else f"{int(row.batch):,}",
+            "hardware": row.device if pd.isna(row.hardware) else row.hardware,
+            "ms per shower": plus_minus(row.value, row.uncertainty),
+            "source": row.source,
+        }
+        for row in published("times").itertuples()
+    ]
+
+
 def shown(rows: Sequence[dict] | pd.DataFrame, caption: str = ""):
     """``rows`` as a table for a page: no index column, a caption above."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
@@ -74,7 +107,7 @@ def measured(name: str) -> pd.DataFrame:
     return pd.read_csv(path, comment="#")
 
 
-# ---- over all results of a study ------------------------------------------------------------------
+# ---- over all results of a study ----------------------------------------------------------------
 
 
 def _names(result: Result) -> dict[str, str]:
@@ -93,9 +126,8 @@ def scores_table(results: Sequence[Result]) -> list[dict[str, str]]:
         row = _names(result) | {"showers": f"{result.sample_size:,}"}
         for number in result.numbers:
             floor = number.details["floor"], number.details["floor_uncertainty"]
-            row[number.name] = (
-                f"{plus_minus(number.value, number.uncertainty)} [{plus_minus(*floor)}]"
-            )
+            value = plus_minus(number.value, number.uncertainty)
+            row[number.name] = f"{value} [{plus_minus(*floor)}]"
         rows.append(row)
     return rows
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
 from calostudy.datasets import load, showers_path
@@ -20,7 +19,7 @@ from calostudy.models import load as load_surrogate
 from calostudy.models.surrogate import Surrogate, read_card
 from calostudy.results import Number, Result, save_result
 from calostudy.showers import Showers
-from calostudy.tables import published
+from calostudy.tables import published_scores
 from calostudy.training import train
 from calostudy.walks.walk import Walk
 
@@ -133,10 +132,9 @@ class ModelWalk(Walk):
         rows = self.separation_rows(scores, most=10**6)
         return [row["name"] for row in rows if row["name"] != "voxel"][:count]
 
-    def published_rows(self) -> pd.DataFrame:
+    def published_rows(self) -> list[dict[str, str]]:
         """Published scores of this model, each with its dataset and source."""
-        table = published("scores")
-        return table[table["model"] == self.model].drop(columns="model")
+        return published_scores(self.model)
 
     def save(self, card: Mapping[str, Any], scores: list[Score]) -> None:
         """Write the scores of this page into the results folder."""

@@ -1,0 +1,170 @@
+"""The command line is a contract: names, options, exit status, and JSON that is JSON alone."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from toy_showers import toy_showers
+
+from calostudy import cli
+from calostudy.calorimeter import calorimeter
+from calostudy.showers import read, write
+
+COMMANDS = (
+    *("datasets", "models", "inspect", "simulate", "train", "generate", "features", "evaluate"),
+    *("time", "run"),
+)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line; returns (exit status, standard output, standard error)."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["calostudy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def showers_file(tmp_path):
+    path = tmp_path / "showers.h5"
+    write(path, toy_showers("calogan-eplus", 120, seed=1))
+    return path
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "run"])
+def test_every_command_explains_itself_with_an_example(run, command):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert "Example" in out
+
+
+def test_the_help_lists_every_command(run):
+    status, out, _ = run("--help")
+    assert status == 0
+    assert all(command in out for command in COMMANDS)
+
+
+def test_datasets_as_json_is_json_alone(run):
+    status, out, _ = run("datasets", "--json", "-")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert status == 0
+    assert rows["ds2"]["cells"] == 6480
+    assert rows["calogan-eplus"]["cells"] == 504
+    assert rows["ds1-pions"]["layers"] == 7
+
+
+def test_models_tells_the_published_parameter_counts(run):
+    status, out, _ = run("models", "--json", "-")
+    counts = {
+        (row["dataset"], row["size"]): row["parameters_by_network"] for row in json.loads(out)
+    }
+    assert status == 0
+    # Krause and Shih's networks, counted: flow-I and flow-II of CaloGAN, photons and pions of DS1
+    assert counts["calogan-eplus", "paper"] == {"flow-I": 79_134, "flow-II": 37_835_280}
+    assert counts["ds1-photons", "paper"] == {"flow-I": 97_842, "flow-II": 27_945_968}
+    assert counts["ds1-pions", "paper"] == {"flow-I": 116_550, "flow-II": 56_962_776}
+
+
+def test_json_goes_to_a_file_beside_the_table(run, tmp_path):
+    status, out, _ = run("datasets", "--json", tmp_path / "datasets.json")
+    assert status == 0
+    assert "ds2" in out
+    assert len(json.loads((tmp_path / "datasets.json").read_text())) == 7
+
+
+def test_inspect_says_what_a_good_file_is(run, showers_file):
+    status, out, _ = run("inspect", showers_file, "--json", "-")
+    report = json.loads(out)
+    assert status == 0
+    assert report["events"] == 120
+    assert report["format"] == "calogan"
+    assert not report["problems"]
+
+
+def test_inspect_of_a_truncated_file_is_status_1_and_names_it(run, showers_file):
+    showers_file.write_bytes(showers_file.read_bytes()[:2000])
+    status, _, err = run("inspect", showers_file)
+    assert status == 1
+    assert "showers.h5" in err.replace("\n", "")
+
+
+def test_features_writes_every_observable(run, showers_file, tmp_path):
+    out = tmp_path / "features.h5"
+    status, _, _ = run("features", showers_file, "--dataset", "calogan-eplus", "--out", out)
+    assert status == 0
+    showers = read(showers_file, calorimeter("calogan"))
+    with h5py.File(out) as file:
+        for layer in range(3):
+            for kind in ("E_layer", "EC_eta", "EC_phi", "EC_r", "width_r", "sparsity"):
+                assert file[f"{kind}/{layer}"].shape == (120,)
+        kept = showers.above_threshold(0.001)
+        np.testing.assert_allclose(file["E_tot"][:], kept.total_energy(), rtol=1e-12)
+
+
+def test_evaluate_scores_a_file_against_a_reference(run, tmp_path):
+    for name, seed, scale in (("generated", 2, 1.1), ("reference", 3, 1.0)):
+        write(tmp_path / f"{name}.h5", toy_showers("calogan-eplus", 400, seed, scale=scale))
+    status, out, _ = run(
+        *("evaluate", tmp_path / "generated.h5", "--dataset", "calogan-eplus"),
+        *("--reference", tmp_path / "reference.h5", "--metrics", "separation_power"),
+        *("--json", "-", "--report", tmp_path / "report"),
+    )
+    result = json.loads(out)
+    assert status == 0
+    score = result["scores"]["separation_power"]
+    assert score["value"] > score["floor"]
+    assert score["details"]["E_tot/E_inc"]["value"] > 0.9  # a scale off by 10 %, resolved to 2 %
+    assert result["provenance"]["machine"]["cores"] >= 1
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "separation_power" in page
+    assert (tmp_path / "report" / "figure-0.png").stat().st_size > 1000
+
+
+def test_evaluate_of_another_datasets_file_is_status_1(run, showers_file):
+    status, _, err = run("evaluate", showers_file, "--dataset", "ds2")
+    assert status == 1
+    assert "calogan" in err
+
+
+def test_generate_untrained_writes_showers_in_the_public_format(run, tmp_path):
+    out = tmp_path / "generated.h5"
+    status, _, _ = run(
+        *("generate", "caloflow-teacher", "calogan-gamma", "-n", 7, "--untrained"),
+        *("--seed", 3, "--out", out),
+    )
+    assert status == 0
+    showers = read(out, calorimeter("calogan"))
+    assert len(showers) == 7
+    assert showers.incident_energy.min() >= 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("generate", "caloflow", "ds2", "-n", 1, "--out", "x.h5", "--untrained"), "caloflow"),
+        (("features", "none.h5", "--dataset", "ds9", "--out", "x.h5"), "ds9"),
+        (("simulate", "ds3", "-n", 1, "--out", "x.h5"), "ds3"),
+        (
+            ("generate", "caloflow-teacher", "ds1-pions", "-n", 1, "--out", "x.h5"),
+            "no trained weights",
+        ),
+        (("generate", "caloflow-teacher", "calogan-eplus", "--out", "x.h5"), "--energies"),
+        (("time", "caloflow-teacher", "ds1-pions", "--untrained", "--batch", "0"), "--batch"),
+        (("inspect",), "Missing argument"),
+    ],
+    ids=["model", "dataset", "no simulation", "no weights", "no number", "batch", "argument"],
+)
+def test_bad_usage_is_status_2_with_one_clear_error(run, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert said in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
