@@ -30,7 +30,7 @@ book: env
 	@echo "The book: $(CURDIR)/$(HTML)/index.html"
 
 test: env
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(TESTS)
 
 check-book: $(VENV)/.dev
 	$(BIN)/python tests/bookcheck.py $(HTML) --screenshots _build/screenshots

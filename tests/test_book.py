@@ -9,9 +9,6 @@ import pytest
 import yaml
 from bookcheck import broken_links, external_resources, pages
 
-# One worker builds the book once for all tests of this file.
-pytestmark = pytest.mark.xdist_group("book")
-
 TINY = {
     "dataset": [{"dataset": "calogan-eplus", "n": 200}],
     "model": [
@@ -24,6 +21,7 @@ TINY = {
             "target": "cpu-1/fp32",
             "batches": "1,10",
             "rounds": 2,
+            "geant4_showers": 4,
         }
     ],
 }
