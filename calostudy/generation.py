@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from calostudy.datasets import Dataset
 from calostudy.errors import UsageError
@@ -99,7 +99,7 @@ def generate(
     with open_row(out, len(energies), size, parameters) as row:
         with (
             where.active() if where else nullcontext(),
-            tqdm(total=len(energies), unit="shower", disable=not progress) as bar,
+            tqdm(total=len(energies), unit="shower", disable=None if progress else True) as bar,
         ):
             missing = row.missing()
             bar.update(len(energies) - sum(shard.count for shard in missing))

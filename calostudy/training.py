@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, optim
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, MultiStepLR, OneCycleLR
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from calostudy.errors import CaloStudyError, DataError, UsageError
 from calostudy.files import atomic_path
@@ -200,7 +200,9 @@ class _Fit:
             optimizer.load_state_dict(state.optimizer)
             scheduler.load_state_dict(state.scheduler)
         total, done = recipe.epochs * self.steps, state.epoch * self.steps
-        with tqdm(total=total, initial=done, desc=self.name, disable=not progress) as bar:
+        with tqdm(
+            total=total, initial=done, desc=self.name, disable=None if progress else True
+        ) as bar:
             for epoch in range(state.epoch, recipe.epochs):
                 began = time.perf_counter()
                 entry = {"network": self.name, "epoch": epoch + 1}

@@ -123,7 +123,10 @@ def _run_worker(row: Row, job: worker.Job, events: int, progress: bool) -> None:
             with (
                 os.fdopen(reading, "rb", buffering=0) as pipe,
                 tqdm(
-                    total=job.n, initial=job.n - events, unit="shower", disable=not progress
+                    total=job.n,
+                    initial=job.n - events,
+                    unit="shower",
+                    disable=None if progress else True,
                 ) as bar,
             ):
                 while done := pipe.read(4096):  # ends when the worker and its children have

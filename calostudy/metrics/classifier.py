@@ -24,7 +24,7 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from calostudy.datasets import Dataset
 from calostudy.errors import DataError, UsageError
@@ -271,7 +271,9 @@ def classify(
             raise DataError(f"classifier: the {label} showers give inputs that are not finite")
 
     auc, jsd = [], []
-    with tqdm(total=repeats * epochs, desc=f"classifier ({inputs})", disable=not progress) as bar:
+    with tqdm(
+        total=repeats * epochs, desc=f"classifier ({inputs})", disable=None if progress else True
+    ) as bar:
         for repeat in range(repeats):
             seeds = np.random.SeedSequence([seed, repeat]).generate_state(3)
             train, test, validation = _split(features, sizes, int(seeds[0]), device)
