@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from calostudy.calorimeter import Calorimeter
+
 UNIT = 1e5
 """MeV in one unit of energy (100 GeV)."""
 
@@ -44,6 +46,26 @@ def add_uniform_noise(
     """
     noise = torch.rand(cells.shape, generator=generator, dtype=cells.dtype, device=cells.device)
     return cells + width * noise
+
+
+def reflections(calorimeter: Calorimeter) -> Tensor:
+    """The symmetries of a Cartesian calorimeter hit in its middle: indices (4, V).
+
+    `cells[:, table[k]]` are the same showers as they are, mirrored in eta, in phi, in both; each
+    is its own inverse.
+    """
+    layers = [
+        torch.arange(place.start, place.stop).view(layer.shape)
+        for layer, place in zip(calorimeter.layers, calorimeter.slices, strict=True)
+    ]
+    axes = ([], [0], [1], [0, 1])
+    return torch.stack([torch.cat([i.flip(a).flatten() for i in layers]) for a in axes])
+
+
+def reflect_at_random(cells: Tensor, table: Tensor) -> Tensor:
+    """Each shower of cells (N, V) mirrored by one of the rows of `reflections`."""
+    chosen = torch.randint(len(table), (len(cells),))
+    return cells.gather(1, table[chosen])
 
 
 def layer_sums(cells: Tensor, slices: Slices) -> Tensor:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from calostudy import preprocessing as pre
+from calostudy.calorimeter import calorimeter
 
 SLICES = (slice(0, 4), slice(4, 9), slice(9, 10))
 CELLS, LAYERS = 10, len(SLICES)
@@ -106,6 +107,23 @@ def test_noise_lies_in_its_interval_and_follows_its_generator(seed, width):
     )
     assert (first >= 0).all() and (first < width).all()
     assert torch.equal(first, second)
+
+
+def test_reflections_mirror_every_layer_and_undo_themselves():
+    place = calorimeter("calogan")
+    table = pre.reflections(place)
+    cells = torch.rand(3, place.cells)
+    assert torch.equal(cells[:, table[0]], cells)
+    for rows, axes in ((table[1], (1,)), (table[2], (2,)), (table[3], (1, 2))):
+        mirrored = cells[:, rows]
+        assert torch.equal(mirrored[:, rows], cells)
+        for layer, where in zip(place.layers, place.slices, strict=True):
+            before, after = (x[:, where].view(-1, *layer.shape) for x in (cells, mirrored))
+            assert torch.equal(after, before.flip(axes))
+    torch.manual_seed(0)
+    many = pre.reflect_at_random(cells[:1].expand(200, -1), table)
+    found = {tuple(row.tolist()) for row in many}
+    assert found == {tuple(cells[0, rows].tolist()) for rows in table}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
