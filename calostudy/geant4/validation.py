@@ -155,7 +155,7 @@ def _piplus(showers: Showers, side: dict) -> dict:
 def _ds2(showers: Showers, side: dict) -> dict:
     empty = (showers.cells == 0).mean(axis=1)
     return {
-        "shower maximum": _jackknife(showers.layer_energies(), _maximum),
+        "shower maximum in silicon": _jackknife(showers.layer_energies(), _maximum),
         "total / incident energy": _mean(showers.total_energy() / showers.incident_energy),
         "empty voxels": _mean(empty),
     }
