@@ -361,7 +361,16 @@ def evaluate(
     floor = None
     if reference is None and showers_path(dataset, "train").exists():
         floor = load(dataset, "train", rows=slice(0, len(truth)))
-    scores = score(generated, truth, entry, metrics=names, repeats=repeats, seed=seed, floor=floor)
+    scores = score(
+        generated,
+        truth,
+        entry,
+        metrics=names,
+        repeats=repeats,
+        seed=seed,
+        floor=floor,
+        progress=True,
+    )
     payload = {
         "file": str(file),
         "dataset": dataset,

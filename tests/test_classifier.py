@@ -170,7 +170,7 @@ def test_showers_half_as_wide_again_are_seen_by_the_high_level_classifier(refere
 
 def test_too_little_training_is_warned_about(reference, twin):
     few = classify(twin[:60], reference[:60], EPLUS, repeats=1, hidden=8, epochs=2)
-    assert any("2 steps" in warning and "lower bound" in warning for warning in few.warnings)
+    assert any("8 steps" in warning and "lower bound" in warning for warning in few.warnings)
     many = classify(
         twin[:60], reference[:60], EPLUS, inputs="high", repeats=1, hidden=4, epochs=84, batch=3
     )

@@ -8,6 +8,11 @@ with the best accuracy and fits an isotonic calibration, "validation" gives the 
 Jensen-Shannon divergence JSD = (ln 2 - BCE) / ln 2 of the calibrated probabilities. Label 1 is the
 reference. A sample that cannot be told apart has AUC 0.5 and JSD 0.
 
+Batches of 1000 suit the 60,000 and more showers per class of the published samples: 6,000 steps of
+the optimiser. A sample of a few thousand would get a twentieth of that, and an untrained classifier
+finds no difference. Smaller samples therefore take smaller batches (`default_batch`), so that the
+number of steps stays what it was published with; a full-sized sample is treated as published.
+
 The published code trains in float64; here inputs and weights are float32, which changes a single
 training as another seed does (the spread over repeats contains it), and takes half the time.
 """
@@ -33,6 +38,8 @@ from calostudy.showers import Showers
 
 LEARNING_RATE = 2e-4
 BATCH = 1000
+STEPS_PER_EPOCH = 120  # of the published protocol: 2 x 60,000 showers in batches of 1000
+SMALLEST_BATCH = 20
 EPOCHS = 50
 PROBABILITY_FLOOR = 1e-6  # of the calibrated probabilities, on both sides
 LOG_FLOOR = 1e-8  # MeV, inside logarithms of energies
@@ -108,6 +115,15 @@ def network(features: int, hidden: int) -> nn.Sequential:
     for width_in, width_out in pairwise(sizes):
         layers += [nn.Linear(width_in, width_out), nn.LeakyReLU(0.01)]
     return nn.Sequential(*layers, nn.Linear(hidden, 1))
+
+
+def default_batch(train: int) -> int:
+    """Batch that keeps the published number of steps for `train` training showers per class.
+
+    >>> default_batch(60_000), default_batch(80_000), default_batch(3_000)
+    (1000, 1000, 50)
+    """
+    return min(BATCH, max(SMALLEST_BATCH, 2 * train // STEPS_PER_EPOCH))
 
 
 Sample = tuple[torch.Tensor, torch.Tensor]
@@ -232,7 +248,7 @@ def classify(
     hidden: int | None = None,
     repeats: int = 5,
     epochs: int = EPOCHS,
-    batch: int = BATCH,
+    batch: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: bool = False,
@@ -240,13 +256,13 @@ def classify(
     """Train the classifier `repeats` times, each with another split and other initial weights.
 
     inputs: "low", "low-normed" or "high" (see `INPUTS`); hidden: nodes per hidden layer, by
-    default `default_hidden`; batch: of both classes together. The same seed gives the same
-    numbers on one thread.
+    default `default_hidden`; batch: of both classes together, by default `default_batch`. The
+    same seed gives the same numbers on one thread.
     Raises DataError for samples of unequal or too small size, UsageError for unknown inputs.
     """
     if inputs not in INPUTS:
         raise UsageError(f"classifier inputs {inputs!r}: expected one of {', '.join(INPUTS)}")
-    if min(repeats, epochs, batch) < 1:
+    if min(repeats, epochs) < 1 or (batch is not None and batch < 1):
         raise UsageError(
             f"classifier: {repeats} repeats of {epochs} epochs in batches of {batch}; "
             "expected at least 1 of each"
@@ -263,6 +279,7 @@ def classify(
         )
     hidden = hidden or default_hidden(entry)
     sizes = split_sizes(entry, len(generated))
+    batch = batch or default_batch(sizes[0])
     features = [
         torch.from_numpy(INPUTS[inputs](showers, entry)) for showers in (generated, reference)
     ]
