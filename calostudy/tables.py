@@ -107,6 +107,36 @@ def measured(name: str) -> pd.DataFrame:
     return pd.read_csv(path, comment="#")
 
 
+def physics_table() -> list[dict[str, str]]:
+    """Geant4 at fixed energies beside what others found, one row per quantity that both have.
+
+    The other columns are the sources of ``geant4_physics.csv``: this simulation with its two models
+    of bremsstrahlung, and what does not come from it.
+    """
+    table = measured("geant4_physics")
+    own = table["source"].str.startswith("this simulation")
+    keys = ["dataset", "energy_GeV", "quantity"]
+    compared = set(map(tuple, table.loc[~own, keys].to_numpy()))
+    rows = []
+    for (dataset, energy, quantity), group in table.groupby(keys, sort=False):
+        # "shower maximum in silicon" stands beside "shower maximum"
+        if (dataset, energy, quantity.partition(" in ")[0]) not in compared:
+            continue
+        pairs = zip(group["value"], group["uncertainty"], strict=True)
+        values = dict(zip(group["source"], pairs, strict=True))
+        row = {"dataset": dataset, "energy": f"{energy:g} GeV", "quantity": quantity}
+        rows.append(row | {s: plus_minus(*values[s]) if s in values else "-" for s in SOURCES})
+    return rows
+
+
+SOURCES = (
+    "this simulation, rel",
+    "this simulation, sb",
+    "51 showers of the CaloGAN set-up by stock Geant4 10.5",
+    "our measurements with NRC tables",
+)
+
+
 # ---- over all results of a study ----------------------------------------------------------------
 
 
