@@ -212,7 +212,7 @@ _ALL = (
         ),
         twin_name="DS2-like",
         twin_energies=_NARROW,
-        twin_events={"train": 3000, "evaluation": 2000},
+        twin_events={"train": 1000, "evaluation": 2000},
         classifier_split=(60000, 20000, 20000),
         references=(_CHALLENGE,),
     ),
@@ -237,8 +237,8 @@ _ALL = (
         references=(_CHALLENGE,),
     ),
     _calogan("eplus", "e+", _EPLUS_URL, {"train": 10000, "evaluation": 5000}),
-    _calogan("gamma", "gamma", None, {"train": 5000, "evaluation": 5000}),
-    _calogan("piplus", "pi+", None, {"train": 5000, "evaluation": 5000}),
+    _calogan("gamma", "gamma", None, {"train": 1000, "evaluation": 1000}),
+    _calogan("piplus", "pi+", None, {"train": 1000, "evaluation": 2500}),
 )
 
 DATASETS: dict[str, Dataset] = {entry.name: entry for entry in _ALL}

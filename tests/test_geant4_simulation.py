@@ -241,10 +241,7 @@ def test_pions_pass_without_interaction_as_often_as_expected():
     within(found[name], "calogan-piplus", 10, name, "NRC")
 
 
-HERE = [sample for sample in SHIPPED if sample.path.exists()]
-
-
-@pytest.mark.parametrize("sample", HERE, ids=lambda s: f"{s.dataset}-{s.split}")
+@pytest.mark.parametrize("sample", SHIPPED, ids=lambda s: f"{s.dataset}-{s.split}")
 def test_the_first_shipped_showers_are_made_again_bit_for_bit(sample, tmp_path):
     again = simulate(sample.dataset, 2, sample.seed, tmp_path / "again.h5", progress=False)
     shipped = showers_of(sample.dataset, sample.path)
@@ -257,7 +254,7 @@ def test_the_first_shipped_showers_are_made_again_bit_for_bit(sample, tmp_path):
 
 @pytest.mark.parametrize("energy", [6.6, 26.9, 55.5, 88.7])
 @pytest.mark.parametrize(
-    "sample", [s for s in HERE if s.dataset == "calogan-eplus"], ids=lambda s: s.split
+    "sample", [s for s in SHIPPED if s.dataset == "calogan-eplus"], ids=lambda s: s.split
 )
 def test_shipped_eplus_agree_with_stock_geant4(sample, energy):
     """Layer fractions and occupancy against 51 showers by stock Geant4 10.5, in four groups."""
