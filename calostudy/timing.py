@@ -43,7 +43,7 @@ ENERGY_SETS = 64  # different calls before the energies repeat
 BUSY = 0.2  # cores that other processes may use in a sample that counts as quiet
 TICK = 0.01  # s, the resolution of the kernel's CPU times
 QUANTILES = (0.16, 0.84)
-BUDGET_SECONDS = 120.0  # of one case after its warm-up
+BUDGET_SECONDS = 30.0  # of one case after its warm-up
 
 INSIDE = "incident energies and seed to cell energies in MeV, in memory"
 
