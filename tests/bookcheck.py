@@ -164,7 +164,7 @@ def look(root: Path, screenshots: Path | None = None) -> Problems:
             said: list[str] = []
             page = browser.new_page(viewport=size)
             _listen(page, base, said)
-            page.goto(base + name, wait_until="load", timeout=60_000)
+            page.goto(base + name, wait_until="load", timeout=120_000)
             # Formulas are set after the page has loaded.
             page.wait_for_timeout(300)
             said += _seen(page)

@@ -9,7 +9,8 @@ def launch_sources(app, pagename, templatename, context, doctree):
     """Let launch buttons open notebooks/<kind>.ipynb: executed pages are not in the repository."""
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
-            if "url" in button:
+            # The download button has a relative address: it gives the executed page itself.
+            if button.get("url", "").startswith("https://"):
                 button["url"] = EXECUTED.sub(r"notebooks/\1.ipynb", button["url"])
 
 
