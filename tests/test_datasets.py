@@ -190,7 +190,7 @@ def test_rows_that_are_not_there_are_bad_usage(data):
 
 
 def test_a_missing_file_comes_with_how_to_get_it(data):
-    with pytest.raises(DataError, match="calostudy simulate calogan-piplus -n 5000") as caught:
+    with pytest.raises(DataError, match="calostudy simulate calogan-piplus -n 2500") as caught:
         load("calogan-piplus", "evaluation")
     assert str(showers_path("calogan-piplus", "evaluation")) in str(caught.value)
     with pytest.raises(DataError, match=r"zenodo\.org/records/6366271/files/dataset_2_1\.hdf5"):
