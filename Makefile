@@ -10,7 +10,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # One thread per process: the tests and the notebooks already fill the cores side by side.
 export OMP_NUM_THREADS ?= 1
-export MPLBACKEND := agg
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
@@ -29,6 +28,7 @@ book: env
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(if $(PROFILE),--config study_profile=$(PROFILE))
 	@echo "The book: $(CURDIR)/$(HTML)/index.html"
 
+test: export MPLBACKEND := agg
 test: env
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(TESTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -67,6 +68,8 @@ def execute(kind: str, parameters: dict[str, Any], output: Path) -> None:
     first.source = f"# {walk.title()}\n" + first.source.partition("\n")[2]
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    # A backend chosen for scripts, such as agg, would leave the page without its figures.
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     with atomic_path(output) as temporary:
         try:
             papermill.execute_notebook(
