@@ -146,6 +146,50 @@ def models(to_json: Json = None) -> None:
 
 
 @app.command()
+def fetch(
+    dataset: DatasetArgument,
+    split: Annotated[
+        str | None, typer.Option(help="train or evaluation; default: all files.")
+    ] = None,
+    to_json: Json = None,
+) -> None:
+    """Download a dataset's public files, verify them. Run again after a break to go on.
+
+    They go to `data/public/DATASET/`; `CALOSTUDY_DATA` names another folder than `data`. Files
+    that are there and right are not downloaded again, and nothing that is there is overwritten.
+
+    Example: `calostudy fetch calogan-eplus` or `calostudy fetch ds2 --split evaluation`
+    """
+    from calostudy.datasets import dataset as catalogue_entry
+    from calostudy.fetching import fetch as fetch_files
+    from calostudy.fetching import size_text
+
+    entry = catalogue_entry(dataset)
+    fetched = fetch_files(
+        entry, split, say=lambda line: err.print(escape(line), highlight=False, soft_wrap=True)
+    )
+    rows = [
+        {
+            "file": file.path.name,
+            "size": size_text(file.bytes),
+            "showers": file.events,
+            "came": "now" if file.downloaded else "before",
+            "verified by": "MD5 and structure" if file.verified else "structure alone",
+        }
+        for file in fetched
+    ]
+    folder = fetched[0].path.parent
+    _rows(rows, f"{entry.public_name} in {folder}", to_json, [each.as_dict() for each in fetched])
+    for each in fetched:
+        if not each.verified:
+            err.print(
+                f"[yellow]note[/yellow]: no MD5 of {each.path.name} is published; this one's is "
+                f"{each.md5}",
+                soft_wrap=True,
+            )
+
+
+@app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="An HDF5 file of showers.")], to_json: Json = None
 ) -> None:

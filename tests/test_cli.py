@@ -1,19 +1,22 @@
 """The command line is a contract: names, options, exit status, and JSON that is JSON alone."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
+from fileserver import FileServer
 from toy_showers import toy_showers
 
 from calostudy import cli
 from calostudy.calorimeter import calorimeter
+from calostudy.datasets import DATASETS
 from calostudy.showers import read, write
 
 COMMANDS = (
-    *("datasets", "models", "inspect", "simulate", "train", "generate", "features", "evaluate"),
-    *("time", "run"),
+    *("datasets", "models", "fetch", "inspect", "simulate", "train", "generate", "features"),
+    *("evaluate", "time", "run"),
 )
 
 
@@ -77,6 +80,48 @@ def test_json_goes_to_a_file_beside_the_table(run, tmp_path):
     assert status == 0
     assert "ds2" in out
     assert len(json.loads((tmp_path / "datasets.json").read_text())) == 7
+
+
+@pytest.fixture
+def public_file(showers_file, tmp_path, monkeypatch):
+    """The catalogue names a file of a server on this machine as CaloGAN's e+, without an MD5."""
+    monkeypatch.setenv("CALOSTUDY_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FileServer({"/eplus.hdf5": showers_file.read_bytes()}) as server:
+        entry = DATASETS["calogan-eplus"]
+        file = replace(entry.public_files[0], url=f"{server.url}/eplus.hdf5", events=120)
+        monkeypatch.setitem(DATASETS, entry.name, replace(entry, public_files=(file,)))
+        yield server
+
+
+def test_fetch_says_what_came_and_how_it_was_verified(run, public_file, tmp_path):
+    status, out, err = run("fetch", "calogan-eplus")
+    assert status == 0
+    assert public_file.url in err
+    assert "no MD5 of eplus.hdf5 is published" in err
+    assert "structure alone" in out
+    assert (tmp_path / "data" / "public" / "calogan-eplus" / "eplus.hdf5").is_file()
+    _, out, _ = run("datasets", "--json", "-")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["calogan-eplus"]["sources"]["public"] == ["train", "evaluation"]
+
+
+def test_fetch_as_json_is_json_alone(run, public_file):
+    for downloaded in (True, False):
+        status, out, _ = run("fetch", "calogan-eplus", "--split", "train", "--json", "-")
+        (row,) = json.loads(out)
+        assert status == 0
+        assert (row["downloaded"], row["verified"], row["events"]) == (downloaded, False, 120)
+
+
+def test_fetch_of_what_does_not_come_is_status_1_and_says_where_to_put_it(
+    run, public_file, tmp_path
+):
+    public_file.files.clear()
+    status, _, err = run("fetch", "calogan-eplus")
+    assert status == 1
+    assert f"download {public_file.url}/eplus.hdf5" in err
+    assert f"to {tmp_path / 'data' / 'public' / 'calogan-eplus' / 'eplus.hdf5'}" in err
 
 
 def test_inspect_says_what_a_good_file_is(run, showers_file):
@@ -149,6 +194,8 @@ def test_generate_untrained_writes_showers_in_the_public_format(run, tmp_path):
     ("arguments", "said"),
     [
         (("generate", "caloflow", "ds2", "-n", 1, "--out", "x.h5", "--untrained"), "caloflow"),
+        (("fetch", "ds9"), "ds9"),
+        (("fetch", "ds2", "--split", "half"), "half"),
         (("features", "none.h5", "--dataset", "ds9", "--out", "x.h5"), "ds9"),
         (("simulate", "ds3", "-n", 1, "--out", "x.h5"), "ds3"),
         (
@@ -159,7 +206,17 @@ def test_generate_untrained_writes_showers_in_the_public_format(run, tmp_path):
         (("time", "caloflow-teacher", "ds1-pions", "--untrained", "--batch", "0"), "--batch"),
         (("inspect",), "Missing argument"),
     ],
-    ids=["model", "dataset", "no simulation", "no weights", "no number", "batch", "argument"],
+    ids=[
+        "model",
+        "public dataset",
+        "split",
+        "dataset",
+        "no simulation",
+        "no weights",
+        "no number",
+        "batch",
+        "argument",
+    ],
 )
 def test_bad_usage_is_status_2_with_one_clear_error(run, arguments, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
