@@ -58,3 +58,23 @@ class EnergyLaw:
         bounds = f"{self.low / GEV:g}-{self.high / GEV:g} GeV"
         count = f"{len(self.values)} energies, " if self.values else ""
         return f"{count}{bounds}, {self.kind}"
+
+
+def energy_groups(energies: np.ndarray, bins: int = 8, least: int = 5) -> list[np.ndarray]:
+    """Indices of showers of like incident energy, in the order of the energies.
+
+    One group for each energy where there are few different ones, else at most ``bins`` groups of
+    equally many showers, none of fewer than ``least`` unless there are fewer in all. Groups of one
+    energy that have fewer than ``least`` are left out, unless all have.
+
+    >>> groups = energy_groups(np.array([2.0, 1.0, 2.0, 1.0]), least=2)
+    >>> [group.tolist() for group in groups]
+    [[1, 3], [0, 2]]
+    """
+    energies = np.asarray(energies)
+    values, place = np.unique(energies, return_inverse=True)
+    if len(values) <= max(1, min(32, len(energies) // 2)):
+        groups = [np.flatnonzero(place == k) for k in range(len(values))]
+        return [group for group in groups if len(group) >= least] or groups
+    count = max(1, min(bins, len(energies) // least))
+    return np.array_split(np.argsort(energies, kind="stable"), count)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from calostudy.datasets import DATASETS
 from calostudy.metrics import Score
+from calostudy.metrics.physics import Check
 from calostudy.models import catalogue
 from calostudy.paths import data_dir
 from calostudy.results import Result, select
@@ -55,6 +56,26 @@ def score_rows(scores: Sequence[Score]) -> list[dict[str, str]]:
         }
         for score in scores
     ]
+
+
+def check_rows(checks: Sequence[Check]) -> list[dict[str, str]]:
+    """One row per physics check: measured, expected, their difference, where that comes from.
+
+    The difference has both uncertainties; in brackets its size in standard deviations, where the
+    expectation has an uncertainty of its own.
+    """
+    rows = []
+    for check in checks:
+        unit = f" {check.unit}" if check.unit else ""
+        row = {"quantity": check.quantity, "measured": "-", "expected": "-", "difference": "-"}
+        row["measured"] = plus_minus(check.value, check.uncertainty) + unit
+        if check.expected is not None:
+            row["expected"] = plus_minus(check.expected, check.expected_uncertainty) + unit
+            row["difference"] = plus_minus(*check.difference)
+        if check.pull is not None:
+            row["difference"] += f" ({check.pull:+.1f} σ)"
+        rows.append(row | {"where the expectation comes from": check.source or "-"})
+    return rows
 
 
 def published(name: str) -> pd.DataFrame:

@@ -29,7 +29,7 @@ import psutil
 
 from calostudy.catalogue import Dataset
 from calostudy.datasets import showers_path
-from calostudy.energies import GEV
+from calostudy.energies import GEV, energy_groups
 from calostudy.errors import DataError, UsageError
 from calostudy.generation import draw_energies
 from calostudy.hardware import HardwareTarget, require_support
@@ -309,7 +309,9 @@ class Geant4Time:
     """CPU time of Geant4 per shower: ``cpu_ms`` (N,) at incident energies ``energy_gev`` (N,).
 
     value and uncertainty: mean over the incident energies of the sample, and its error, in ms.
-    offset and slope: fit of offset + slope x E(GeV), in ms and ms per GeV. where: which showers.
+    offset and slope, with their errors: fit of offset + slope x E(GeV), in ms and ms per GeV, with
+    its chi2 over ndf; for one single energy a line through the origin without errors (None). where:
+    which showers.
     """
 
     energy_gev: np.ndarray
@@ -319,46 +321,62 @@ class Geant4Time:
     offset: float
     slope: float
     where: str
+    offset_error: float | None = None
+    slope_error: float | None = None
+    chi2: float | None = None
+    ndf: int = 0
 
     def fit(self, energy_gev: np.ndarray) -> np.ndarray:
         """The fitted ms per shower at energies in GeV."""
         return self.offset + self.slope * np.asarray(energy_gev)
 
     def by_energy(self, bins: int = 8) -> list[dict[str, float]]:
-        """Mean ms per shower and its error in bins of incident energy with equally many showers."""
-        return [
-            {
-                "low": float(energy.min()),
-                "high": float(energy.max()),
-                "energy": float(energy.mean()),
-                "value": float(cpu.mean()),
-                "uncertainty": float(cpu.std(ddof=1) / np.sqrt(len(cpu))),
-                "showers": len(cpu),
-            }
-            for energy, cpu in (
-                (self.energy_gev[rows], self.cpu_ms[rows])
-                for rows in np.array_split(np.argsort(self.energy_gev), bins)
-            )
-        ]
+        """Mean ms per shower and its error for each incident energy, or bins of equal counts."""
+        return _cpu_by_energy(self.energy_gev, self.cpu_ms, bins)
 
     def sentence(self) -> str:
         """The times in words."""
-        return (
+        mean = (
             f"Geant4 took {self.value:.0f} ± {self.uncertainty:.0f} CPU ms per shower (mean over "
             f"{len(self.cpu_ms):,} showers and their incident energies), recorded {self.where}; "
-            f"the fit is {self.offset:.2g} ms + {self.slope:.3g} ms per GeV."
+        )
+        if self.slope_error is None:
+            return f"{mean}all have one energy, at {self.slope:.3g} ms per GeV."
+        quality = f", χ²/ndf = {self.chi2:.1f}/{self.ndf}" if self.ndf else ""
+        return (
+            f"{mean}the fit is ({self.offset:.2g} ± {self.offset_error:.1g}) ms + "
+            f"({self.slope:.4g} ± {self.slope_error:.1g}) ms per GeV{quality}."
         )
 
     def as_dict(self) -> dict[str, float]:
-        names = ("value", "uncertainty", "offset", "slope", "where")
+        names = (
+            "value", "uncertainty", "offset", "slope", "where",
+            "offset_error", "slope_error", "chi2", "ndf",
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names}
+
+
+def _cpu_by_energy(energy: np.ndarray, cpu: np.ndarray, bins: int) -> list[dict[str, float]]:
+    return [
+        {
+            "low": float(energy[rows].min()),
+            "high": float(energy[rows].max()),
+            "energy": float(energy[rows].mean()),
+            "value": float(cpu[rows].mean()),
+            "uncertainty": float(cpu[rows].std(ddof=1) / np.sqrt(len(rows))),
+            "showers": len(rows),
+        }
+        for rows in energy_groups(energy, bins)
+        if len(rows) > 1
+    ]
 
 
 def geant4_time(energies: np.ndarray, cpu_seconds: np.ndarray, where: str) -> Geant4Time:
     """Summary of the CPU times (N,) in s of single showers at incident energies (N,) in MeV.
 
-    The relative fluctuation of a shower's time is about the same at all energies, so the line is
-    fitted with weights 1/E.
+    The line is fitted to the single times, whose relative fluctuation is about the same at all
+    energies, with weights 1 / fitted value, twice; its errors take the fluctuation from the sample.
+    chi2 and ndf are those of the mean residuals of groups of like energy.
 
     Raises:
         DataError: fewer than two showers, or not one time for each energy.
@@ -369,9 +387,30 @@ def geant4_time(energies: np.ndarray, cpu_seconds: np.ndarray, where: str) -> Ge
             "energies, expected one for each of at least two"
         )
     energy, cpu = np.asarray(energies) / GEV, np.asarray(cpu_seconds, dtype=np.float64) * 1e3
-    slope, offset = (float(value) for value in np.polyfit(energy, cpu, 1, w=1 / energy))
-    error = cpu.std(ddof=1) / np.sqrt(len(cpu))
-    return Geant4Time(energy, cpu, float(cpu.mean()), float(error), offset, slope, where)
+    error = float(cpu.std(ddof=1) / np.sqrt(len(cpu)))
+    summary = energy, cpu, float(cpu.mean()), error
+    if np.ptp(energy) < 1e-6 * energy.max():
+        return Geant4Time(*summary, 0.0, float(cpu.mean() / energy.mean()), where)
+    weight = 1 / energy
+    for _ in range(2):
+        slope, offset = np.polyfit(energy, cpu, 1, w=weight)
+        weight = 1 / np.maximum(offset + slope * energy, 1e-3 * cpu.max())
+    if len(cpu) < 4:
+        return Geant4Time(*summary, float(offset), float(slope), where)
+    (slope, offset), covariance = np.polyfit(energy, cpu, 1, w=weight, cov=True)
+    slope_error, offset_error = np.sqrt(np.diag(covariance))
+    rest = _cpu_by_energy(energy, cpu - offset - slope * energy, 8)
+    pulls = [row["value"] / row["uncertainty"] for row in rest if row["uncertainty"] > 0]
+    return Geant4Time(
+        *summary,
+        float(offset),
+        float(slope),
+        where,
+        offset_error=float(offset_error),
+        slope_error=float(slope_error),
+        chi2=float(np.square(pulls).sum()),
+        ndf=max(len(pulls) - 2, 0),
+    )
 
 
 def shipped_geant4_time(entry: Dataset, split: str = "evaluation") -> Geant4Time:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
-from calostudy.datasets import load, showers_path
+from calostudy.datasets import load, showers_path, showers_paths
 from calostudy.metrics.physics import Check, checks
+from calostudy.metrics.published import LayerComparison, ild_layers
 from calostudy.results import Number, Result, save_result
-from calostudy.showers import Showers, attributes
-from calostudy.tables import plus_minus
+from calostudy.showers import Rows, Showers, attributes, count
+from calostudy.tables import check_rows
 from calostudy.timing import Geant4Time, shipped_geant4_time
 from calostudy.walks.walk import Walk
 
@@ -40,8 +42,15 @@ class DatasetWalk(Walk):
         return self.entry.title_of(self.source)
 
     def showers(self) -> Showers:
-        """The first ``n`` showers of the evaluation sample."""
-        return load(self.dataset, "evaluation", self.source, rows=slice(0, self.n))
+        """``n`` showers of the evaluation sample: the first, or of all discrete energies alike."""
+        rows: Rows = slice(0, self.n)
+        if self.source == "public" and self.entry.law("public").kind == "discrete":
+            paths = showers_paths(self.dataset, "evaluation", "public")
+            if all(path.is_file() for path in paths):
+                total = sum(count(path, self.entry.calorimeter) for path in paths)
+                chosen = np.random.default_rng(0).permutation(total)[: self.n]
+                rows = np.sort(chosen)
+        return load(self.dataset, "evaluation", self.source, rows=rows)
 
     def introduction(self, showers: Showers) -> str:
         """What these showers are, in Markdown."""
@@ -64,20 +73,17 @@ class DatasetWalk(Walk):
         )
 
     def physics_checks(self, showers: Showers) -> list[Check]:
-        """Response, resolution, depth and what is expected of them."""
-        return checks(showers, self.entry)
+        """Response, resolution, depth, width and what is expected of them."""
+        return checks(showers, self.entry, self.source)
 
     @staticmethod
     def check_rows(found: list[Check]) -> list[dict[str, str]]:
         """The checks as a table."""
-        return [
-            {
-                "quantity": check.quantity,
-                "measured": plus_minus(check.value, check.uncertainty),
-                "expected": check.expected or "-",
-            }
-            for check in found
-        ]
+        return check_rows(found)
+
+    def reference_layers(self, showers: Showers) -> LayerComparison | None:
+        """Published means per layer beside ours, where there are any: photons in ILD."""
+        return ild_layers(showers) if self.dataset == "ild-photons" else None
 
     def geant4_cost(self) -> Geant4Time | None:
         """Geant4's CPU time per shower of this sample; public files carry none."""
@@ -91,7 +97,12 @@ class DatasetWalk(Walk):
                 value=check.value,
                 uncertainty=check.uncertainty,
                 uncertainty_kind="statistical",
-                details={"expected": check.expected},
+                unit=check.unit,
+                details={
+                    "expected": check.expected,
+                    "expected_uncertainty": check.expected_uncertainty,
+                    "expected_from": check.source,
+                },
             )
             for check in found
         ]

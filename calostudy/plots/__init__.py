@@ -1,0 +1,64 @@
+"""Figures of the study. Nothing is measured here: a function takes showers or results and draws.
+
+Geant4 is always the filled grey histogram or dark points, a surrogate a coloured line.
+"""
+
+from calostudy.plots.comparison import (
+    cell_spectrum,
+    energy_response,
+    incident_energies,
+    layer_energies,
+    observable_grid,
+    ratio_grid,
+    ratio_panel,
+    response_by_energy,
+)
+from calostudy.plots.displays import event_displays, layer_images
+from calostudy.plots.geometry import front_view, in_space
+from calostudy.plots.physics import (
+    lateral_profile,
+    layers_beside,
+    longitudinal_profile,
+    occupancy,
+    response_against_energy,
+    shower_maximum,
+)
+from calostudy.plots.results import (
+    loss_curve,
+    score_bars,
+    speed_up_bars,
+    time_against_energy,
+    times_by_batch,
+)
+from calostudy.plots.style import COLOURS, GEANT4, SURROGATE, THIRD, use_style
+
+__all__ = [
+    "COLOURS",
+    "GEANT4",
+    "SURROGATE",
+    "THIRD",
+    "cell_spectrum",
+    "energy_response",
+    "event_displays",
+    "front_view",
+    "in_space",
+    "incident_energies",
+    "lateral_profile",
+    "layer_energies",
+    "layer_images",
+    "layers_beside",
+    "longitudinal_profile",
+    "loss_curve",
+    "observable_grid",
+    "occupancy",
+    "ratio_grid",
+    "ratio_panel",
+    "response_against_energy",
+    "response_by_energy",
+    "score_bars",
+    "shower_maximum",
+    "speed_up_bars",
+    "time_against_energy",
+    "times_by_batch",
+    "use_style",
+]

@@ -1,0 +1,146 @@
+"""Figures of results: training, scores, times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from calostudy.plots.style import COLOURS, GEANT4, INK, SURROGATE, label_of, log_axis
+
+
+def loss_curve(log: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Training and validation loss of each network; ``log`` maps network -> epochs as logged."""
+    figure, axes = plt.subplots(
+        1, len(log), figsize=(4.6 * len(log), 3.4), squeeze=False, layout="constrained"
+    )
+    for axis, (network, epochs) in zip(axes[0], log.items(), strict=True):
+        number = [entry["epoch"] for entry in epochs]
+        axis.plot(number, [e["train_loss"] for e in epochs], color=GEANT4, label="training")
+        axis.plot(
+            number, [e["validation_loss"] for e in epochs], color=SURROGATE, label="validation"
+        )
+        best = min(epochs, key=lambda entry: entry["validation_loss"])
+        axis.axvline(best["epoch"], color=INK, lw=0.8, ls=":", label="weights kept")
+        axis.set(title=network, xlabel="epoch", ylabel="negative log-likelihood")
+        axis.legend(fontsize="small")
+    return figure
+
+
+def score_bars(rows: Sequence[Mapping[str, float]], xlabel: str) -> Figure:
+    """Values beside their Geant4 floor; rows have name, value, uncertainty, floor."""
+    figure, axis = plt.subplots(figsize=(7, 0.3 * len(rows) + 1.2), layout="constrained")
+    place = np.arange(len(rows))[::-1]
+    axis.barh(place, [r["floor"] for r in rows], color=GEANT4, alpha=0.6, label="Geant4 floor")
+    axis.errorbar(
+        [r["value"] for r in rows],
+        place,
+        xerr=[r["uncertainty"] for r in rows],
+        fmt="o",
+        ms=4,
+        color=SURROGATE,
+        label="surrogate",
+    )
+    axis.set_yticks(place, [label_of(r["name"]) for r in rows], fontsize="small")
+    axis.set(xlabel=xlabel)
+    axis.legend()
+    return figure
+
+
+def times_by_batch(
+    rows: Sequence[Mapping[str, object]], geant4: Mapping[str, float] | None
+) -> Figure:
+    """ms per shower against batch size, bars from the 16 to the 84 % quantile.
+
+    ``rows`` have label, batch, value, low, high (ms per shower); ``geant4`` value, uncertainty.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    for colour, name in zip(COLOURS, labels, strict=False):
+        own = [row for row in rows if row["label"] == name]
+        value = np.array([row["value"] for row in own])
+        spread = np.array(
+            [[v - r["low"], r["high"] - v] for v, r in zip(value, own, strict=True)]
+        ).T
+        axis.errorbar(
+            [row["batch"] for row in own],
+            value,
+            np.clip(spread, 0, None),
+            marker="o",
+            color=colour,
+            label=name,
+            capsize=3,
+        )
+    if geant4:
+        axis.axhline(geant4["value"], color=INK, label="Geant4, one shower at a time")
+        axis.axhspan(
+            geant4["value"] - geant4["uncertainty"],
+            geant4["value"] + geant4["uncertainty"],
+            color=GEANT4,
+            alpha=0.4,
+        )
+    axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel="ms per shower")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def time_against_energy(
+    energy: np.ndarray,
+    milliseconds: np.ndarray,
+    fit: Callable | None,
+    label: str,
+    means: Sequence[Mapping[str, float]] = (),
+) -> Figure:
+    """Geant4's CPU time per shower (ms) against the incident energy (GeV), with its fit.
+
+    ``means``: energy, value and uncertainty of groups of showers. Showers of one single energy are
+    shown as a histogram of their times.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.9), layout="constrained")
+    if np.ptp(energy) < 1e-6 * np.max(energy):
+        axis.hist(milliseconds, bins=30, color=GEANT4, alpha=0.6, label=label)
+        middle = np.mean(milliseconds)
+        axis.axvline(middle, color=SURROGATE, label=f"mean {middle:.0f} ms")
+        axis.set(xlabel=f"CPU ms per shower of {np.mean(energy):g} GeV", ylabel="showers")
+        axis.legend()
+        return figure
+    axis.scatter(energy, milliseconds, s=5, color=GEANT4, alpha=0.4, linewidth=0, label=label)
+    if fit is not None:
+        x = np.geomspace(np.min(energy), np.max(energy), 100)
+        axis.plot(x, fit(x), color=SURROGATE, label="fit")
+    if means:
+        axis.errorbar(
+            [row["energy"] for row in means],
+            [row["value"] for row in means],
+            [row["uncertainty"] for row in means],
+            fmt="o",
+            ms=4,
+            color=INK,
+            capsize=2,
+            label="means",
+        )
+    axis.set(xscale="log", yscale="log", xlabel="incident energy [GeV]", ylabel="CPU ms per shower")
+    log_axis(axis.xaxis)
+    log_axis(axis.yaxis)
+    axis.legend()
+    return figure
+
+
+def speed_up_bars(rows: Sequence[Mapping[str, object]]) -> Figure:
+    """Speed-up over Geant4, a group of bars per model and target; rows as ``tables.times_rows``."""
+    labels = [f"{r['model']}, {r['size']}\n{r['target']}, batch {r['batch']:,}" for r in rows]
+    figure, axis = plt.subplots(figsize=(7.5, 0.42 * len(rows) + 1.2), layout="constrained")
+    place = np.arange(len(rows))[::-1]
+    axis.barh(
+        place,
+        [row["speed_up"] for row in rows],
+        xerr=[row["speed_up_uncertainty"] for row in rows],
+        color=[GEANT4 if "untrained" in row["size"] else SURROGATE for row in rows],
+        alpha=0.85,
+    )
+    axis.axvline(1, color=INK, lw=0.8)
+    axis.set_yticks(place, labels, fontsize="x-small")
+    axis.set(xscale="log", xlabel="speed-up over one Geant4 process on one core")
+    return figure
