@@ -1,4 +1,4 @@
-"""A calorimeter is layers of cells; the five of the study are read from data files.
+"""A calorimeter is layers of cells; those of the study are read from data files.
 
 The files ``calorimeters/<name>.json`` hold the binning only. A layer entry has its public number
 ``id`` and either ``alpha_bins`` (equal bins on [-pi, pi]) and ``r_edges`` (mm), or the range and
@@ -19,7 +19,15 @@ from calostudy.errors import UsageError
 
 _FOLDER = resources.files("calostudy") / "calorimeters"
 
-CALORIMETERS: tuple[str, ...] = ("ds1-photons", "ds1-pions", "ds2", "ds3", "calogan")
+CALORIMETERS: tuple[str, ...] = (
+    "ds1-photons",
+    "ds1-pions",
+    "ds2",
+    "ds3",
+    "calogan",
+    "ild",
+    "segmentations",
+)
 """Names of the calorimeters that :func:`calorimeter` knows."""
 
 AXES = {"cylindrical": ("alpha", "r"), "cartesian": ("eta", "phi")}

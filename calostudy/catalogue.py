@@ -22,6 +22,8 @@ class PublicFile:
         split: "train" or "evaluation", or None where one file is for both.
         events: showers in it.
         md5, bytes: checksum and size, None where they are not known.
+        clouds: whether it holds point clouds (`calostudy.clouds`), not cells.
+        note: what else one must know to get it.
     """
 
     name: str
@@ -30,6 +32,8 @@ class PublicFile:
     events: int
     md5: str | None = None
     bytes: int | None = None
+    clouds: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,9 @@ class Dataset:
         energies: law of the incident energies of the public sample.
         threshold: minimum energy of a cell in MeV; what is strictly below counts as zero.
         public_name: the public sample's name.
-        record, licence: DOI and licence of the public record.
-        public_files: its files.
+        record, licence: DOI and licence of the public record, or of the paper where the showers
+            themselves were not published.
+        public_files: its files; none where the showers were not published.
         twin_name: name of the simulated twin, or None if the study simulates none.
         twin_energies: law of the twin's incident energies, or None.
         twin_events: showers that the repository ships, by split.
@@ -88,6 +93,7 @@ class Dataset:
 
 
 def _powers_of_two(weights: tuple[int, ...]) -> EnergyLaw:
+    """2^8, 2^9, ... MeV, so many showers of each."""
     values = tuple(float(2**k) for k in range(8, 8 + len(weights)))
     return EnergyLaw("discrete", values[0], values[-1], values, weights)
 
@@ -115,6 +121,11 @@ _ATLAS = (
     "arXiv:2109.02551"
 )
 
+_GETTING_HIGH = "the photon file of the record (keys energy, layers), under this name"
+_CALOCLOUDS = (
+    "a member of CaloCloudsData.tar.xz (15 GB, 60 GB unpacked) of doi:10.5281/zenodo.10044175"
+)
+
 _WIDE = EnergyLaw("log-uniform", 1 * GEV, 1000 * GEV)
 _NARROW = EnergyLaw("log-uniform", 1 * GEV, 100 * GEV)
 _CALOGAN_LAW = EnergyLaw("uniform", 1 * GEV, 100 * GEV)
@@ -126,7 +137,7 @@ _EPLUS_URL = (
 )
 
 
-def _ds1(particle: str, word: str, weights, split, files) -> Dataset:
+def _ds1(particle: str, word: str, weights, split, files, events: dict[str, int]) -> Dataset:
     return Dataset(
         name=f"ds1-{word}",
         title=f"CaloChallenge dataset 1: {word} in a simulation of the ATLAS calorimeter",
@@ -138,6 +149,9 @@ def _ds1(particle: str, word: str, weights, split, files) -> Dataset:
         record="10.5281/zenodo.8099322",
         licence="CC-BY-4.0",
         public_files=_zenodo(8099322, *files),
+        twin_name=f"DS1-like {word}",
+        twin_energies=_powers_of_two((1,) * 9),
+        twin_events=events,
         classifier_split=split,
         references=(_CHALLENGE, _ATLAS),
     )
@@ -178,6 +192,7 @@ _ALL = (
             ),
             ("dataset_1_photons_2.hdf5", "evaluation", 121000, "4767715ed56e99565fd9c67340661e70"),
         ),
+        {"train": 5000, "evaluation": 5000},
     ),
     _ds1(
         "pi+",
@@ -188,6 +203,7 @@ _ALL = (
             ("dataset_1_pions_1.hdf5", "train", 120800, "6a5f52722064a1bcd8a0bc002f16515d"),
             ("dataset_1_pions_2.hdf5", "evaluation", 120800, "fee7457b40127bc23c8ab909e2638ca0"),
         ),
+        {"train": 5000, "evaluation": 5000},
     ),
     Dataset(
         name="ds2",
@@ -212,7 +228,7 @@ _ALL = (
         ),
         twin_name="DS2-like",
         twin_energies=_NARROW,
-        twin_events={"train": 1000, "evaluation": 2000},
+        twin_events={"train": 3000, "evaluation": 2000},
         classifier_split=(60000, 20000, 20000),
         references=(_CHALLENGE,),
     ),
@@ -233,12 +249,65 @@ _ALL = (
             ("dataset_3_3.hdf5", "evaluation", 50000, "5ea62f6831a1821bb5035fafc9f030e8"),
             ("dataset_3_4.hdf5", "evaluation", 50000, "5e8d82e6a6c28c6914a3b602a1cfa299"),
         ),
+        twin_name="DS3-like",
+        twin_energies=_NARROW,
+        twin_events={"train": 600, "evaluation": 1000},
         classifier_split=(60000, 20000, 20000),
         references=(_CHALLENGE,),
     ),
     _calogan("eplus", "e+", _EPLUS_URL, {"train": 10000, "evaluation": 5000}),
-    _calogan("gamma", "gamma", None, {"train": 1000, "evaluation": 1000}),
-    _calogan("piplus", "pi+", None, {"train": 1000, "evaluation": 2500}),
+    _calogan("gamma", "gamma", None, {"train": 1000, "evaluation": 5000}),
+    _calogan("piplus", "pi+", None, {"train": 5000, "evaluation": 5000}),
+    Dataset(
+        name="ild-photons",
+        title="ILD: photons in 30 layers of silicon and tungsten, as a grid and as point clouds",
+        particle="gamma",
+        calorimeter=calorimeter("ild"),
+        energies=EnergyLaw("uniform", 10 * GEV, 100 * GEV),
+        threshold=0.1,  # half of what a minimum ionising particle leaves
+        public_name="ILD photons",
+        record="10.5281/zenodo.3826103",
+        licence=None,
+        public_files=(
+            PublicFile("getting_high_photons.hdf5", None, None, 1000, note=_GETTING_HIGH),
+            PublicFile(
+                "10-90GeV_x36_grid_regular_524k_float32.hdf5",
+                None,
+                None,
+                524000,
+                clouds=True,
+                note=_CALOCLOUDS,
+            ),
+        ),
+        twin_name="ILD-like photons",
+        twin_energies=EnergyLaw("uniform", 10 * GEV, 90 * GEV),
+        twin_events={"train": 600, "evaluation": 1000},
+        references=(
+            "E. Buhmann et al., Getting High: High Fidelity Simulation of High Granularity "
+            "Calorimeters with High Speed, arXiv:2005.05334",
+            "E. Buhmann et al., CaloClouds II: Ultra-Fast Geometry-Independent Highly-Granular "
+            "Calorimeter Simulation, arXiv:2309.05704",
+        ),
+    ),
+    Dataset(
+        name="segmentations",
+        title="Segmentations: photons of 65 GeV in CaloGAN's detector, read in many ways",
+        particle="gamma",
+        calorimeter=calorimeter("segmentations"),
+        energies=EnergyLaw("uniform", 65 * GEV, 65 * GEV),
+        threshold=0.5,  # the paper rounds to whole MeV
+        public_name="Geometry-aware photons",
+        record="10.48550/arXiv.2212.08233",
+        licence=None,
+        public_files=(),
+        twin_name="Segmentations-like",
+        twin_energies=EnergyLaw("uniform", 65 * GEV, 65 * GEV),
+        twin_events={"train": 1500, "evaluation": 1000},
+        references=(
+            "J. Liu, A. Ghosh, D. Smith, P. Baldi, D. Whiteson, Geometry-aware Autoregressive "
+            "Models for Calorimeter Shower Simulations, arXiv:2212.08233",
+        ),
+    ),
 )
 
 DATASETS: dict[str, Dataset] = {entry.name: entry for entry in _ALL}

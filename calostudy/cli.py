@@ -223,6 +223,9 @@ def simulate(
     brem: Annotated[
         str, typer.Option(help="Bremsstrahlung of the data-free list: rel or sb.")
     ] = "rel",
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Every hit too, as point clouds in FILE.steps.h5.")
+    ] = False,
 ) -> None:
     """Geant4 showers in the dataset's public format. Run again after an interruption to go on.
 
@@ -240,6 +243,7 @@ def simulate(
         emax=emax,
         physics=physics,
         brem=brem,
+        steps=steps,
     )
     err.print(f"{n:,} showers in {path}")
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from calostudy import clouds as _clouds
 from calostudy import showers as _showers
 from calostudy.catalogue import DATASETS, Dataset, PublicFile
+from calostudy.clouds import PointClouds
 from calostudy.energies import EnergyLaw
 from calostudy.errors import DataError, UsageError
 from calostudy.paths import data_dir
@@ -22,9 +24,11 @@ __all__ = [
     "Dataset",
     "EnergyLaw",
     "PublicFile",
+    "clouds_path",
     "dataset",
     "iterate",
     "load",
+    "load_clouds",
     "showers_path",
     "showers_paths",
     "sources_present",
@@ -71,13 +75,54 @@ def showers_paths(name: str, split: str, source: str = "simulated") -> list[Path
     if source == "simulated":
         return [data_dir() / "showers" / name / f"{split}.h5"]
     folder = data_dir() / "public" / name
-    return [folder / f.name for f in chosen.public_files if f.split in (None, split)]
+    files = [f for f in chosen.public_files if not f.clouds]
+    return [folder / f.name for f in files if f.split in (None, split)]
+
+
+def clouds_path(name: str, split: str, source: str = "simulated") -> Path:
+    """Return where the point clouds of a sample belong, whether or not they are there.
+
+    Raises:
+        UsageError: unknown name, split or source, or a data set without point clouds.
+    """
+    _known("split", split, SPLITS)
+    _known("source", source, SOURCES)
+    files = [f for f in dataset(name).public_files if f.clouds]
+    if not files:
+        raise UsageError(f"{name} has no point clouds")
+    if source == "simulated":
+        return data_dir() / "showers" / name / f"{split}.clouds.h5"
+    return data_dir() / "public" / name / files[0].name
+
+
+def load_clouds(
+    name: str, split: str = "train", source: str = "simulated", rows: slice = slice(None)
+) -> PointClouds:
+    """Read the point clouds of a sample. A public file is one for both splits, as in :func:`load`.
+
+    Raises:
+        DataError: the file is not here (with how to get it) or malformed.
+        UsageError: unknown name, split or source, no point clouds; ``rows`` selects nothing.
+    """
+    path = clouds_path(name, split, source)
+    _require(path, dataset(name), split, source)
+    if source == "public":
+        n = _clouds.count(path)
+        edge = n * 7 // 10
+        here = range(edge) if split == "train" else range(edge, n)
+        rows = here[rows]
+        rows = slice(rows.start, rows.stop, rows.step)
+    return _clouds.read(path, rows)
 
 
 def sources_present(name: str) -> dict[str, list[str]]:
     """Return for each source which splits of a data set have all their files here."""
     return {
-        source: [s for s in SPLITS if all(p.is_file() for p in showers_paths(name, s, source))]
+        source: [
+            split
+            for split in SPLITS
+            if (paths := showers_paths(name, split, source)) and all(p.is_file() for p in paths)
+        ]
         for source in SOURCES
     }
 
@@ -141,6 +186,8 @@ def _pieces(name: str, split: str, source: str) -> list[tuple[Path, range]]:
     chosen = dataset(name)
     chosen.law(source)  # refuses the twin of a data set that has none
     pieces = []
+    if source == "public" and not chosen.public_files:
+        raise UsageError(f"{name}: its public showers were not published; source='simulated'")
     for path in showers_paths(name, split, source):
         _require(path, chosen, split, source)
         n = _showers.count(path, chosen.calorimeter)
@@ -160,8 +207,10 @@ def _require(path: Path, chosen: Dataset, split: str, source: str) -> None:
     if path.is_file():
         return
     if source == "public":
-        url = _file(chosen, path.name).url or f"https://doi.org/{chosen.record}"
-        how = f"download {path.name} from {url}"
+        file = _file(chosen, path.name)
+        url = file.url or f"https://doi.org/{chosen.record}"
+        how = f"run `calostudy fetch {chosen.name}`, or download {path.name} from {url}"
+        how += f" ({file.note})" if file.note else ""
     else:
         n = chosen.twin_events[split]
         how = f"make it with: calostudy simulate {chosen.name} -n {n} --seed S --out {path}"

@@ -24,6 +24,7 @@ from requests import exceptions as http
 from tqdm import tqdm
 from urllib3 import exceptions as urllib3
 
+from calostudy import clouds
 from calostudy.catalogue import Dataset, PublicFile
 from calostudy.datasets import SPLITS
 from calostudy.errors import DataError, UsageError
@@ -116,10 +117,15 @@ def fetch(
 
     Raises:
         DataError: a file cannot be had (with how to get it by hand), or is not what it should be.
-        UsageError: unknown split, or another process is fetching the same file.
+        UsageError: unknown split, nothing was published, or another process is at the same file.
     """
     if split not in (None, *SPLITS):
         raise UsageError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+    if not entry.public_files:
+        raise UsageError(
+            f"{entry.name}: the showers of {entry.record} were not published; simulated ones are "
+            f"shipped, more come from `calostudy simulate {entry.name}`"
+        )
     folder = data_dir() / "public" / entry.name
     wanted = [f for f in entry.public_files if split is None or f.split in (None, split)]
     options = _Options(progress, timeout, tuple(pauses), say)
@@ -177,7 +183,7 @@ def _check_present(file: PublicFile, path: Path, options: _Options) -> str:
 
 
 def _check_structure(entry: Dataset, file: PublicFile, path: Path) -> None:
-    events = count(path, entry.calorimeter)
+    events = clouds.count(path) if file.clouds else count(path, entry.calorimeter)
     if events != file.events:
         raise DataError(f"{path}: holds {events:,} showers, expected {file.events:,}")
 
@@ -384,6 +390,7 @@ def _by_hand(entry: Dataset, missing: Sequence[PublicFile], folder: Path) -> str
     for file in missing:
         page = f"https://doi.org/{entry.record}"
         source = file.url or f"{file.name} from the record {page}"
+        source += f" ({file.note})" if file.note else ""
         size = file.bytes and size_text(file.bytes)
         md5 = f"MD5 {file.md5}" if file.md5 else "no MD5 is published"
         lines += [

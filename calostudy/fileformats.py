@@ -4,6 +4,8 @@
 * CaloGAN (arXiv:1712.10321, doi:10.17632/pvn3xc3wy5.1): ``energy`` (N, 1) GeV, ``layer_0`` (N, 3,
   96), ``layer_1`` (N, 12, 12), ``layer_2`` (N, 12, 6) and ``overflow`` (N, 3), the last four in
   MeV. A file without ``overflow`` is accepted: generated showers have none.
+* ILD on a grid (arXiv:2005.05334, doi:10.5281/zenodo.3826103): ``energy`` (N, 1) GeV, ``layers``
+  (N, 30, 30, 30) MeV. (Point clouds have a module of their own, `calostudy.clouds`.)
 """
 
 import os
@@ -39,6 +41,7 @@ class FileFormat:
         unit: unit of the incident energies in the file.
         mev: that unit in MeV.
         overflow: key of the energy that missed the cells, or None.
+        cells: key of the cells: one array of flat showers, or of layers, or one for each layer.
     """
 
     title: str
@@ -46,13 +49,15 @@ class FileFormat:
     unit: str
     mev: int
     overflow: str | None = None
+    cells: str = "showers"
 
     def arrays(self, calorimeter: Calorimeter) -> dict[str, tuple[tuple[int, ...], slice]]:
         """Return key -> (shape of one shower in the file, its place in the flat order)."""
-        if self.overflow is None:
-            return {"showers": ((calorimeter.cells,), slice(0, calorimeter.cells))}
+        if "{id}" not in self.cells:
+            shape = calorimeter.shape if self.cells == "layers" else (calorimeter.cells,)
+            return {self.cells: (shape, slice(0, calorimeter.cells))}
         pairs = zip(calorimeter.layers, calorimeter.slices, strict=True)
-        return {f"layer_{layer.id}": (layer.shape, place) for layer, place in pairs}
+        return {self.cells.format(id=layer.id): (layer.shape, place) for layer, place in pairs}
 
     def to_mev(self, energy: np.ndarray) -> np.ndarray:
         """Turn incident energies in the file's unit into MeV, in their own type."""
@@ -77,7 +82,8 @@ class FileFormat:
 
 FORMATS: dict[str, FileFormat] = {
     "calochallenge": FileFormat("CaloChallenge", "incident_energies", "MeV", 1),
-    "calogan": FileFormat("CaloGAN", "energy", "GeV", 1000, "overflow"),
+    "calogan": FileFormat("CaloGAN", "energy", "GeV", 1000, "overflow", "layer_{id}"),
+    "ild": FileFormat("ILD grid", "energy", "GeV", 1000, cells="layers"),
 }
 """The file formats by the name that ``Calorimeter.file_format`` has."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from calostudy import clouds
 from calostudy.calorimeter import Calorimeter, calorimeter
 from calostudy.datasets import DATASETS, Dataset
 from calostudy.energies import GEV, EnergyLaw
@@ -22,6 +23,7 @@ from calostudy.fileformats import (
 from calostudy.showers import load_unchecked
 
 QUANTILES = (0.05, 0.5, 0.95)
+_TITLES = {name: layout.title for name, layout in FORMATS.items()} | {"clouds": "point clouds"}
 _BLOCK_BYTES = 64 << 20
 
 
@@ -32,7 +34,7 @@ class Report:
     Attributes:
         path: the file.
         bytes: its size.
-        format: "calochallenge", "calogan" or None.
+        format: a key of ``fileformats.FORMATS``, "clouds" for point clouds, or None.
         calorimeters: names of the calorimeters that its keys and shapes fit.
         datasets: names of the data sets on that calorimeter with a sample, public or simulated,
             that can have all these incident energies.
@@ -43,6 +45,7 @@ class Report:
         occupancy: fraction of cells above zero, mean over showers.
         occupancy_by_layer: the same for each layer, by its public number.
         largest_cell: MeV.
+        points: fewest, mean and most points of a shower, of point clouds.
         attributes: provenance in the file.
         problems: what is wrong, one sentence each; empty for a good file.
     """
@@ -59,6 +62,7 @@ class Report:
     occupancy: float | None = None
     occupancy_by_layer: dict[int, float] = field(default_factory=dict)
     largest_cell: float | None = None
+    points: tuple[float, float, float] | None = None
     attributes: dict = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
@@ -70,7 +74,7 @@ class Report:
         """Return (what, value) as text, for a table; unknown values are left out."""
         found = {
             "file": f"{self.path} ({self.bytes / 1e6:.3g} MB)",
-            "format": self.format and FORMATS[self.format].title,
+            "format": self.format and _TITLES[self.format],
             "calorimeter": " or ".join(self.calorimeters),
             "showers": self.events and f"{self.events} ({self.dtype})",
             "incident energies": self.incident_energy
@@ -81,6 +85,8 @@ class Report:
                 *self.response
             ),
             "occupied cells": self.occupancy is not None and f"{self.occupancy:.2%}",
+            "points per shower": self.points
+            and "{1:,.0f} in the mean, {0:,.0f} to {2:,.0f}".format(*self.points),
             "largest cell": self.largest_cell is not None and f"{self.largest_cell:.4g} MeV",
             **{f"attribute {key}": str(value) for key, value in self.attributes.items()},
         }
@@ -115,13 +121,14 @@ def inspect(path: str | os.PathLike) -> Report:
 
 def _describe(known: dict, path: Path, file: h5py.File) -> None:
     """Add to ``known`` what an open file is, up to the first thing that stops the reading."""
+    known["attributes"] = root_attributes(file)
+    if "events" in file:
+        known |= {"format": "clouds", **_clouds_summary(path)}
+        return
     candidates = fitting_calorimeters(file)
-    likely = [name for name, layout in FORMATS.items() if layout.energy in file]
-    known |= {
-        "attributes": root_attributes(file),
-        "calorimeters": tuple(candidates),
-        "format": likely[0] if len(likely) == 1 else None,
-    }
+    formats = [calorimeter(name).file_format for name in candidates]
+    formats += [name for name, layout in FORMATS.items() if layout.energy in file]
+    known |= {"calorimeters": tuple(candidates), "format": formats[0] if formats else None}
     if not candidates:
         raise DataError(_why_nothing_fits(path, file, known["format"]))
     target = calorimeter(candidates[0])
@@ -201,6 +208,28 @@ def _summary(path: Path, file: h5py.File, target: Calorimeter, n: int) -> dict:
         problems.append(unit_problem(layout, incident, usable, widest))
     summary["problems"] = tuple(problem for problem in problems if problem)
     return summary
+
+
+def _clouds_summary(path: Path) -> dict:
+    """Read all point clouds and sum up what they are."""
+    energies, responses, points, largest = [], [], [], 0.0
+    for part in clouds.iterate(path):
+        energies.append(part.incident_energy)
+        responses.append(part.total_energy() / part.incident_energy)
+        points.append(part.counts)
+        largest = max(largest, float(part.energy.max(initial=0.0)))
+    incident, counts = np.concatenate(energies), np.concatenate(points)
+    ratios = np.quantile(np.concatenate(responses), QUANTILES)
+    return {
+        "calorimeters": ("ild",),
+        "events": len(incident),
+        "dtype": "float32",
+        "incident_energy": (float(incident.min()), float(incident.max())),
+        "response": tuple(ratios.tolist()),
+        "datasets": tuple(_datasets_with(calorimeter("ild"), incident)),
+        "points": (float(counts.min()), float(counts.mean()), float(counts.max())),
+        "largest_cell": largest,
+    }
 
 
 def _datasets_with(target: Calorimeter, incident: np.ndarray) -> list[str]:

@@ -57,10 +57,13 @@ class Row:
         return [shard for shard in self.shards if not self.path(shard).exists()]
 
     def save(self, shard: Shard, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write one shard (arrays of ``shard.count`` rows each); it appears whole or not at all."""
-        lengths = {name: len(array) for name, array in arrays.items()}
-        if set(lengths.values()) != {shard.count}:
-            raise ValueError(f"shard {shard.index} needs {shard.count} rows, got {lengths}")
+        """Write one shard (arrays of ``shard.count`` rows each); it appears whole or not at all.
+
+        An array ``x`` beside an array ``x_count`` is ragged: its rows are those of the events, one
+        event after the other, ``x_count`` of them.
+        """
+        if wrong := _wrong_lengths(shard, arrays):
+            raise ValueError(f"shard {shard.index} needs {shard.count} rows, got {wrong}")
         temporary = self.folder / f"{shard.index:06d}.{os.getpid()}.tmp"
         with temporary.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
@@ -78,7 +81,7 @@ class Row:
             raise DataError(
                 f"{path}: not a readable shard ({error}); delete it and resume"
             ) from error
-        if any(len(array) != shard.count for array in arrays.values()):
+        if _wrong_lengths(shard, arrays):
             raise DataError(
                 f"{path}: expected {shard.count} rows in every array; delete it and resume"
             )
@@ -99,6 +102,14 @@ class Row:
     def remove(self) -> None:
         """Remove the folder, once the result has been written."""
         shutil.rmtree(self.folder)
+
+
+def _wrong_lengths(shard: Shard, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    def expected(name: str) -> int:
+        counts = arrays.get(f"{name}_count")
+        return shard.count if counts is None else int(counts.sum())
+
+    return {name: len(a) for name, a in arrays.items() if len(a) != expected(name)}
 
 
 @contextmanager

@@ -12,6 +12,8 @@ SIZES = {
     "ds2": (6480, tuple(range(45))),
     "ds3": (40500, tuple(range(45))),
     "calogan": (504, (0, 1, 2)),
+    "ild": (27000, tuple(range(30))),
+    "segmentations": (12096, (0, 1, 2)),
 }
 
 
@@ -100,7 +102,22 @@ def test_depth_is_given_where_it_is_known():
     layers = calorimeter("ds3").layers
     assert layers[0].depth == (0.0, 3.4)
     assert layers[44].depth == pytest.approx((149.6, 153.0))
-    assert all(layer.depth is None for layer in calorimeter("ds1-photons").layers)
+
+
+def test_ds1_layers_lie_behind_each_other():
+    for name in ("ds1-photons", "ds1-pions"):
+        near, far = np.array([layer.depth for layer in calorimeter(name).layers]).T
+        np.testing.assert_allclose(near[1:], far[:-1])
+        # 14, 53 and 7 pairs of 1.53 mm lead and 4.2 mm argon
+        np.testing.assert_allclose((far - near)[1:4], np.array([14, 53, 7]) * 5.73)
+
+
+def test_ild_has_half_its_layers_behind_twice_the_tungsten():
+    layers = calorimeter("ild").layers
+    thickness = [far - near for near, far in (layer.depth for layer in layers)]
+    np.testing.assert_allclose(thickness[:20], 2.1 + 0.525)
+    np.testing.assert_allclose(thickness[20:], 4.2 + 0.525)
+    np.testing.assert_allclose(layers[0].size, 5.0883**2, rtol=1e-4)
 
 
 def test_rings_have_no_second_dimension():

@@ -79,7 +79,7 @@ def test_json_goes_to_a_file_beside_the_table(run, tmp_path):
     status, out, _ = run("datasets", "--json", tmp_path / "datasets.json")
     assert status == 0
     assert "ds2" in out
-    assert len(json.loads((tmp_path / "datasets.json").read_text())) == 7
+    assert len(json.loads((tmp_path / "datasets.json").read_text())) == 9
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_generate_untrained_writes_showers_in_the_public_format(run, tmp_path):
         (("fetch", "ds9"), "ds9"),
         (("fetch", "ds2", "--split", "half"), "half"),
         (("features", "none.h5", "--dataset", "ds9", "--out", "x.h5"), "ds9"),
-        (("simulate", "ds3", "-n", 1, "--out", "x.h5"), "ds3"),
+        (("simulate", "nosuch", "-n", 1, "--out", "x.h5"), "ds3"),
         (
             ("generate", "caloflow-teacher", "ds1-pions", "-n", 1, "--out", "x.h5"),
             "no trained weights",

@@ -5,14 +5,17 @@ import re
 import numpy as np
 import pytest
 
+from calostudy import clouds
 from calostudy.calorimeter import CALORIMETERS, calorimeter
 from calostudy.datasets import (
     DATASETS,
     SPLITS,
     EnergyLaw,
+    clouds_path,
     dataset,
     iterate,
     load,
+    load_clouds,
     showers_path,
     showers_paths,
     sources_present,
@@ -56,7 +59,8 @@ def test_entries_are_complete(entry):
     assert all("arXiv:" in reference for reference in entry.references)
     assert re.match(r"10\.\d+/", entry.record)
     for split in SPLITS:
-        assert any(file.split in (None, split) for file in entry.public_files)
+        found = any(file.split in (None, split) for file in entry.public_files)
+        assert found or entry.name == "segmentations"  # never published
     for file in entry.public_files:
         assert file.md5 is None or re.fullmatch(r"[0-9a-f]{32}", file.md5)
         assert file.events > 0
@@ -190,18 +194,39 @@ def test_rows_that_are_not_there_are_bad_usage(data):
 
 
 def test_a_missing_file_comes_with_how_to_get_it(data):
-    with pytest.raises(DataError, match="calostudy simulate calogan-piplus -n 2500") as caught:
+    with pytest.raises(DataError, match="calostudy simulate calogan-piplus -n 5000") as caught:
         load("calogan-piplus", "evaluation")
     assert str(showers_path("calogan-piplus", "evaluation")) in str(caught.value)
     with pytest.raises(DataError, match=r"zenodo\.org/records/6366271/files/dataset_2_1\.hdf5"):
         load("ds2", "train", "public")
     with pytest.raises(DataError, match=r"doi\.org/10\.17632/pvn3xc3wy5\.1"):
         load("calogan-gamma", "train", "public")
+    with pytest.raises(DataError, match="CaloCloudsData"):
+        load_clouds("ild-photons", "train", "public")
 
 
-def test_a_data_set_without_twin_says_so(data):
-    with pytest.raises(UsageError, match="no simulated twin"):
-        load("ds1-photons")
+def test_showers_that_were_never_published_say_so(data):
+    assert sources_present("segmentations")["public"] == []
+    with pytest.raises(UsageError, match="not published"):
+        load("segmentations", "train", "public")
+
+
+def test_public_point_clouds_are_split_as_cells_are(data):
+    path = clouds_path("ild-photons", "train", "public")
+    assert path == clouds_path("ild-photons", "evaluation", "public")
+    energy = np.arange(10, 20) * 1e3
+    path.parent.mkdir(parents=True)
+    with clouds.Writer(path, 1) as writer:
+        position = np.tile([0.0, 0.0, 3.0], (10, 1))
+        writer.append(clouds.PointClouds(energy, np.arange(11), position, np.ones(10)))
+    assert load_clouds("ild-photons", "train", "public").incident_energy.tolist() == [*energy[:7]]
+    last = load_clouds("ild-photons", "evaluation", "public", slice(1, 3))
+    assert last.incident_energy.tolist() == [*energy[8:]]
+
+
+def test_only_ild_has_point_clouds():
+    with pytest.raises(UsageError, match="no point clouds"):
+        clouds_path("ds2", "train")
 
 
 def test_a_sample_in_the_wrong_unit_is_refused(data):

@@ -16,7 +16,14 @@ from fileserver import FileServer
 from toy_showers import toy_showers
 
 from calostudy import fetching
-from calostudy.datasets import DATASETS, dataset, showers_paths, sources_present
+from calostudy.datasets import (
+    DATASETS,
+    SPLITS,
+    clouds_path,
+    dataset,
+    showers_paths,
+    sources_present,
+)
 from calostudy.errors import DataError, UsageError
 from calostudy.fetching import fetch
 from calostudy.showers import write
@@ -94,8 +101,15 @@ def test_a_file_comes_verified_to_where_the_catalogue_says(entry, data, content)
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_is_fetched_to_where_its_readers_look(name, data, monkeypatch):
     monkeypatch.setattr(fetching, "_fetch_file", lambda entry, file, path, options: path)
-    assert fetch(dataset(name), "train") == showers_paths(name, "train", "public")
-    assert fetch(dataset(name), "evaluation") == showers_paths(name, "evaluation", "public")
+    for split in SPLITS:
+        expected = showers_paths(name, split, "public")
+        if not expected:
+            with pytest.raises(UsageError, match=r"not published.*calostudy simulate"):
+                fetch(dataset(name), split)
+            continue
+        if any(file.clouds for file in dataset(name).public_files):
+            expected.append(clouds_path(name, split, "public"))
+        assert fetch(dataset(name), split) == expected
 
 
 def test_a_file_that_is_here_is_verified_and_not_fetched_again(entry, server, folder):

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calostudy.calorimeter import calorimeter
+from calostudy.datasets import dataset
 from calostudy.errors import UsageError
 from calostudy.geant4 import SETUPS, environment, setups, sidecar_path, simulate
 from calostudy.geant4.production import cells_of
@@ -53,7 +55,7 @@ def test_another_platform_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataset": "ds3"}, "no Geant4 simulation of dataset 'ds3'; there is calogan-eplus"),
+        ({"dataset": "ds4"}, "no Geant4 simulation of dataset 'ds4'; there is calogan-eplus"),
         ({"n": 0}, "n = 0"),
         ({"workers": 0}, "workers = 0"),
         ({"seed": -1}, "seed = -1"),
@@ -128,6 +130,8 @@ def test_nrc_tables_become_geant4_tables():
 @given(n=st.integers(1, 200), more=st.integers(0, 200), seed=st.integers(0, 2**40))
 def test_first_energies_do_not_depend_on_n(n, more, seed):
     for setup in SETUPS.values():
+        if setup.name == "segmentations":  # one energy
+            continue
         few = setups.incident_energies(setup, seed, n, 1.0, 100.0)
         many = setups.incident_energies(setup, seed, n + more, 1.0, 100.0)
         np.testing.assert_array_equal(few, many[:n])
@@ -139,6 +143,17 @@ def test_energies_follow_their_laws():
     energies = {k: setups.incident_energies(s, 3, n, 1.0, 100.0) for k, s in SETUPS.items()}
     assert energies["calogan-eplus"].mean() == pytest.approx(50_500, rel=0.02)
     assert np.log10(energies["ds2"]).mean() == pytest.approx(4.0, abs=0.02)
+    np.testing.assert_array_equal(energies["ds2"], energies["ds3"])
+
+
+def test_discrete_energies_come_in_turn_and_equally_often():
+    setup = SETUPS["ds1-photons"]
+    energies = setups.incident_energies(setup, 3, 90, setup.emin, setup.emax)
+    values, counts = np.unique(energies, return_counts=True)
+    np.testing.assert_array_equal(values, 2.0 ** np.arange(8, 17))
+    assert set(counts) == {10}
+    with pytest.raises(UsageError, match="no power of two"):
+        setups.incident_energies(setup, 3, 9, 0.3, 0.4)
 
 
 def test_event_seeds_depend_on_seed_and_event_only():
@@ -156,6 +171,13 @@ def test_ds2_cells_are_silicon_above_half_a_kev_over_the_sampling_fraction():
     np.testing.assert_array_equal(cells_of(SETUPS["calogan-eplus"], scored), scored)
 
 
+def test_ds1_layers_have_sampling_fractions_of_their_own():
+    geometry = calorimeter("ds1-pions")
+    cells = cells_of(SETUPS["ds1-pions"], np.ones((1, geometry.cells), np.float32))
+    energies = geometry.layer_energies(cells)[0] / [layer.cells for layer in geometry.layers]
+    np.testing.assert_allclose(energies, 1 / np.array([0.05, *[0.245] * 3, *[0.0324] * 3]))
+
+
 def test_the_sidecar_lies_beside_the_file(tmp_path):
     assert sidecar_path(tmp_path / "train.h5") == tmp_path / "train.geant4.h5"
 
@@ -170,5 +192,8 @@ def test_the_readme_of_the_shipped_showers_has_the_commands_that_made_them():
         )
         assert f"| `{name}` | {sample.n:,} " in readme
         assert f"`{command}`" in readme
-    seeds = [sample.seed for sample in SHIPPED]
+        assert sample.n == dataset(sample.dataset).twin_events[sample.split]
+    # DS3-like showers are those of DS2-like, read in finer voxels
+    seeds = [sample.seed for sample in SHIPPED if sample.dataset != "ds3"]
     assert len(set(seeds)) == len(seeds)
+    assert {s.seed for s in SHIPPED if s.dataset == "ds3"} < set(seeds)

@@ -12,9 +12,18 @@ import h5py
 import numpy as np
 import pytest
 
+from calostudy import clouds
 from calostudy.calorimeter import calorimeter
 from calostudy.errors import UsageError
-from calostudy.geant4 import SETUPS, environment, production, sidecar_path, simulate
+from calostudy.geant4 import (
+    SETUPS,
+    clouds_path,
+    environment,
+    production,
+    sidecar_path,
+    simulate,
+)
+from calostudy.geant4.joining import join
 from calostudy.geant4.shipped import SHIPPED
 from calostudy.geant4.validation import REFERENCE, Point, measure
 from calostudy.showers import attributes, read
@@ -120,6 +129,54 @@ def test_ds2_voxels_hold_the_silicon_energy_over_the_sampling_fraction(few):
     assert positive.min() >= 0.5e-3 / 0.033 * (1 - 5e-4)
 
 
+def test_ds3_showers_are_those_of_ds2_in_finer_voxels(few):
+    coarse, fine = (showers_of(name, few(name)) for name in ("ds2", "ds3"))
+    np.testing.assert_array_equal(coarse.incident_energy, fine.incident_energy)
+    for name in ("deposited", "visible", "steps", "hits"):
+        np.testing.assert_array_equal(side_of(few("ds2"))[name], side_of(few("ds3"))[name])
+    # rings of 4.65 mm are two of 2.325 mm; the threshold takes a little more in the finer voxels
+    rings = coarse.cells.reshape(60, 45, 16, 9).sum(axis=2)
+    pairs = fine.cells.reshape(60, 45, 50, 9, 2).sum(axis=(2, 4))
+    np.testing.assert_allclose(pairs.sum(axis=(1, 2)), rings.sum(axis=(1, 2)), rtol=0.02)
+    strong = rings > 20.0
+    assert strong.sum() > 100
+    np.testing.assert_allclose(pairs[strong], rings[strong], rtol=0.05)
+
+
+def test_ild_grid_and_point_clouds_are_of_the_same_hits(few):
+    grid, points = showers_of("ild-photons", few("ild-photons")), side_of(few("ild-photons"))
+    found = clouds.read(clouds_path(few("ild-photons")))
+    projected = found.to_showers(grid.calorimeter)
+    # 7 bits of the mantissa are stored, in both files
+    np.testing.assert_allclose(projected.cells, grid.cells, rtol=2**-7, atol=1e-6)
+    np.testing.assert_allclose(found.total_energy(), points["visible"], rtol=2**-7)
+    assert (found.counts <= points["hits"]).all()
+    assert found.counts.sum() < 0.8 * points["hits"].sum()
+
+
+def test_every_hit_is_kept_on_request(tmp_path):
+    arguments = {"emin": 0.2, "emax": 0.2, "progress": False}
+    path = simulate("segmentations", 3, 4, tmp_path / "a.h5", steps=True, **arguments)
+    hits = clouds.read(clouds_path(path, "steps"))
+    side = side_of(path)
+    np.testing.assert_array_equal(hits.counts, side["hits"])
+    np.testing.assert_allclose(hits.total_energy(), side["deposited"], rtol=1e-5)
+    binned = hits.to_showers(calorimeter("segmentations")).cells
+    stored = showers_of("segmentations", path).cells
+    kept = stored > 0
+    np.testing.assert_allclose(binned[kept], stored[kept], rtol=2**-7)
+    assert (binned[~kept] <= 0.1 * (1 + 2**-7)).all()
+
+
+def test_pions_reach_the_iron_and_photons_do_not(tmp_path):
+    share = {}
+    for name in ("ds1-photons", "ds1-pions"):
+        path = simulate(name, 20, 3, tmp_path / f"{name}.h5", emin=4, emax=5, progress=False)
+        energies = showers_of(name, path).layer_energies()
+        share[name] = energies[:, 4:].sum() / energies.sum()
+    assert share["ds1-photons"] < 0.02 < 0.1 < share["ds1-pions"]
+
+
 IN_GEANT4 = """
 import json, os, pathlib, sys, tempfile
 from calostudy.geant4 import environment, setups
@@ -133,7 +190,7 @@ session = Session(setup)
 energies, seeds = np.array([60.0, 150.0, 400.0]), setups.event_seeds(5, 0, 3)
 both = probe.compare_scorers(session, energies, seeds)
 again = session.run(energies, seeds)
-names = ("cells", "steps", "deposited", "visible", "outside")
+names = ("cells", "steps", "deposited", "visible", "outside", "hits")
 equal = {n: bool(np.array_equal(both["native"][n], both["python"][n])) for n in names}
 repeated = all(np.array_equal(both["native"][n], again[n]) for n in names)
 steps, cells = both["native"]["steps"], both["native"]["cells"]
@@ -147,7 +204,18 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("dataset", ["calogan-eplus", "calogan-piplus", "ds2"])
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        "calogan-eplus",
+        "calogan-piplus",
+        "ds1-photons",
+        "ds2",
+        "ds3",
+        "ild-photons",
+        "segmentations",
+    ],
+)
 def test_native_scorer_equals_a_python_stepping_action(tmp_path, dataset):
     answer = tmp_path / "answer.json"
     log = subprocess.run(
@@ -272,3 +340,25 @@ def test_shipped_eplus_agree_with_stock_geant4(sample, energy):
             found = values.mean(), values.std() / np.sqrt(len(values))
             name = f"{kind} layer {layer}"
             within(found, "calogan-eplus", energy, name, "stock", absolute=absolute)
+
+
+def test_samples_are_joined_with_their_clouds_and_sidecars(tmp_path):
+    arguments = {"emin": 0.3, "emax": 0.5, "progress": False}
+    parts = [
+        simulate("ild-photons", n, seed, tmp_path / f"{seed}.h5", **arguments)
+        for n, seed in ((3, 5), (2, 6))
+    ]
+    out = join(parts, tmp_path / "all.h5")
+    whole = showers_of("ild-photons", out)
+    same(whole[:3], showers_of("ild-photons", parts[0]))
+    same(whole[3:], showers_of("ild-photons", parts[1]))
+    steps = np.concatenate([side_of(part)["steps"] for part in parts])
+    np.testing.assert_array_equal(side_of(out)["steps"], steps)
+    points = np.concatenate([clouds.read(clouds_path(part)).energy for part in parts])
+    np.testing.assert_array_equal(clouds.read(clouds_path(out)).energy, points)
+    assert json.loads(attributes(out)["seed"]) == [5, 6]
+    with pytest.raises(UsageError, match="exists already"):
+        join(parts, out)
+    with pytest.raises(UsageError, match="share a seed"):
+        join([parts[0], parts[0]], tmp_path / "twice.h5")
+    assert not (tmp_path / "twice.h5").exists()

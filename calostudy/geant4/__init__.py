@@ -4,7 +4,7 @@
 only, so this package can be imported without it.
 """
 
-from calostudy.geant4.production import sidecar_path, simulate
+from calostudy.geant4.production import clouds_path, sidecar_path, simulate
 from calostudy.geant4.setups import BREMSSTRAHLUNG, PHYSICS, SETUPS
 
-__all__ = ["BREMSSTRAHLUNG", "PHYSICS", "SETUPS", "sidecar_path", "simulate"]
+__all__ = ["BREMSSTRAHLUNG", "PHYSICS", "SETUPS", "clouds_path", "sidecar_path", "simulate"]

@@ -56,9 +56,9 @@ def layout_problems(step) -> list[str]:
 class PythonScorer(g4.G4UserSteppingAction):
     """The native scorer's twin, written with the bindings: slow, and the yardstick."""
 
-    def __init__(self, detector: str, active: str, stored: str):
+    def __init__(self, mesh: str, active: tuple[str, ...], stored: str):
         super().__init__()
-        self.cell, self.cells, self.midpoint = MESHES[detector]
+        self.cell, self.cells, self.midpoint = MESHES[mesh]()
         self.active, self.stored = active, stored
         self.sums = np.zeros(HEAD + self.cells)
         self.problems: set[str] = set()
@@ -72,12 +72,13 @@ class PythonScorer(g4.G4UserSteppingAction):
             return
         self.sums[1] += energy
         pre, post = step.GetPreStepPoint().GetPosition(), step.GetPostStepPoint().GetPosition()
-        is_active = step.GetPreStepPoint().GetMaterial().GetName() == self.active
+        is_active = step.GetPreStepPoint().GetMaterial().GetName() in self.active
         if is_active:
             self.sums[2] += energy
         if self.stored == "active" and not is_active:
             return
         begin, end = np.array([pre.x, pre.y, pre.z]), np.array([post.x, post.y, post.z])
+        self.sums[4] += 1.0
         index = self.cell(*(begin + self.midpoint * (end - begin)))
         self.sums[3 if index < 0 else HEAD + index] += energy
 
@@ -90,11 +91,11 @@ def compare_scorers(session, energies: np.ndarray, seeds: np.ndarray) -> dict:
     """
     native = session.run(energies, seeds)
     setup, record = session.setup, session.record
-    scorer = PythonScorer(setup.detector, session.detector.active, setup.stored)
+    scorer = PythonScorer(setup.calorimeter, session.detector.active, setup.stored)
     session.manager.SetUserAction(scorer)
-    record.scorer = scorer
+    keep_hits, record.keep_hits, record.scorer = record.keep_hits, False, scorer
     python = session.run(energies, seeds)
-    record.scorer = session.scorer
+    record.keep_hits, record.scorer = keep_hits, session.scorer
     session.scorer.install()
     return {"native": native, "python": python, "problems": sorted(scorer.problems)}
 
@@ -104,7 +105,7 @@ def problems(session) -> list[str]:
     seeds = np.array([[1, 2, 3, 4]], dtype=np.int64)
     both = compare_scorers(session, np.array([20.0]), seeds)
     native, python = both["native"], both["python"]
-    names = ("cells", "steps", "deposited", "visible", "outside")
+    names = ("cells", "steps", "deposited", "visible", "outside", "hits")
     different = [
         f"scored {name}" for name in names if not np.array_equal(native[name], python[name])
     ]

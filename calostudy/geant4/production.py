@@ -14,14 +14,11 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from calostudy.calorimeter import calorimeter
 from calostudy.errors import CaloStudyError, UsageError
 from calostudy.files import atomic_path
 from calostudy.geant4 import environment, setups, worker
 from calostudy.shards import Row, open_row
-
-#: Stored values keep 10 explicit bits of the mantissa: relative error at most 2^-11 < 5e-4, far
-#: below the detectors' resolution of some per cent.
-MANTISSA_BITS = 10
 
 #: Showers appended at once: whole compressed chunks, not a few rows of one again and again.
 _BLOCK = 1000
@@ -37,14 +34,17 @@ def simulate(
     emax: float | None = None,
     physics: str = "data-free",
     brem: str = "rel",
+    steps: bool = False,
     progress: bool = True,
 ) -> Path:
     """Simulate ``n`` showers of ``dataset`` with Geant4 and write them to ``out``.
 
     ``dataset``: a key of `calostudy.geant4.setups.SETUPS`. ``emin``, ``emax`` in GeV, by default
     the dataset's. The file is in the dataset's public format; ``<stem>.geant4.h5`` beside it holds
-    per event ``cpu_seconds``, ``steps``, and in MeV ``deposited`` and ``visible`` (in the active
-    material).
+    per event ``cpu_seconds``, ``steps``, ``hits`` (steps with a stored deposit), and in MeV
+    ``deposited`` and ``visible`` (in the active materials). ILD's showers come as point clouds as
+    well, in ``<stem>.clouds.h5``; with ``steps`` the hits of any dataset do, one by one, in
+    ``<stem>.steps.h5``.
 
     The showers depend on every argument but ``workers``, bit for bit, and the first showers do not
     depend on ``n``. A killed run resumes with the same call; finished shards of events are kept in
@@ -71,6 +71,7 @@ def simulate(
         "cut_mm": setups.CUT_MM,
         "geant4": environment.GEANT4_VERSION,
         "geant4_pybind": environment.WHEEL,
+        **({"steps": True} if steps else {}),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with open_row(out, n, setups.SHARD_SIZE, parameters) as row:
@@ -78,7 +79,7 @@ def simulate(
         if missing:
             job = worker.Job(
                 dataset, seed, n, float(emin), float(emax), physics, brem,
-                str(out), row.size, workers, os.getpid(), -1,
+                str(out), row.size, workers, os.getpid(), -1, steps,
             )  # fmt: skip
             _run_worker(row, job, sum(shard.count for shard in missing), progress)
         _merge(row, setup, parameters)
@@ -168,25 +169,56 @@ def _tail(log: Path, lines: int = 8) -> str:
 def cells_of(setup: setups.Setup, scored: np.ndarray) -> np.ndarray:
     """Scored mesh (n, cells) in MeV to stored cells: threshold, 1 / sampling fraction; float32."""
     cells = np.where(scored < setup.threshold, 0.0, scored.astype(np.float64))
-    return (cells / setup.sampling_fraction).astype(np.float32)
+    fraction = setup.sampling_fraction
+    if isinstance(fraction, tuple):
+        fraction = np.array(fraction)[calorimeter(setup.calorimeter).layer_index]
+    return (cells / fraction).astype(np.float32)
 
 
 def _merge(row: Row, setup: setups.Setup, parameters: dict) -> None:
-    """Stream the shards into the public file and its sidecar."""
-    from calostudy.calorimeter import calorimeter
+    """Stream the shards into the public file, its sidecar and its point clouds."""
     from calostudy.showers import Showers, Writer
 
     geometry = calorimeter(setup.calorimeter)
-    sums = {name: [] for name in ("cpu_seconds", "steps", "deposited", "visible")}
-    with Writer(row.out, geometry, mantissa_bits=MANTISSA_BITS, attributes=parameters) as writer:
+    sums = {name: [] for name in ("cpu_seconds", "steps", "hits", "deposited", "visible")}
+    for kind, wanted in (("clouds", setup.clouds), ("steps", "steps" in parameters)):
+        if wanted:
+            _merge_clouds(row, kind, setup, parameters)
+    with Writer(
+        row.out, geometry, mantissa_bits=setup.mantissa_bits, attributes=parameters
+    ) as writer:
         for arrays in row.iterate(_BLOCK):
             cells = cells_of(setup, arrays["cells"])
             overflow = cells[:, geometry.cells :] if cells.shape[1] > geometry.cells else None
             energy = arrays["incident_energy"]
             writer.append(Showers(geometry, energy, cells[:, : geometry.cells], overflow))
             for name, values in sums.items():
-                values.append(arrays[name])
-        _write_sidecar(row.out, {k: np.concatenate(v) for k, v in sums.items()}, parameters)
+                if name in arrays:  # shards begun by an earlier version have no hits
+                    values.append(arrays[name])
+        _write_sidecar(row.out, {k: np.concatenate(v) for k, v in sums.items() if v}, parameters)
+
+
+def clouds_path(out: Path | str, kind: str = "clouds") -> Path:
+    """``train.h5`` -> ``train.clouds.h5``, or ``train.steps.h5`` for ``kind`` "steps"."""
+    return Path(out).with_suffix(f".{kind}.h5")
+
+
+def _merge_clouds(row: Row, kind: str, setup: setups.Setup, parameters: dict) -> None:
+    """Stream the points of the shards into a file of point clouds."""
+    from calostudy import clouds
+
+    counts, clustered = f"{kind}_points_count", kind == "clouds"
+    width = clouds.MAXIMUM
+    if not clustered:
+        width = max(int(arrays[counts].max()) for arrays in row.iterate())
+    bits = setup.mantissa_bits if clustered else 23
+    front = clouds.FRONT_FACE if setup.detector == "ild" else 0.0
+    with clouds.Writer(clouds_path(row.out, kind), width, bits, front, parameters) as writer:
+        for arrays in row.iterate():
+            points = arrays[f"{kind}_points"].astype(np.float64)
+            offsets = np.concatenate([[0], np.cumsum(arrays[counts])])
+            energy = arrays["incident_energy"]
+            writer.append(clouds.PointClouds(energy, offsets, points[:, :3], points[:, 3]))
 
 
 def sidecar_path(out: Path | str) -> Path:
@@ -198,7 +230,7 @@ def _write_sidecar(out: Path, sums: dict[str, np.ndarray], parameters: dict) -> 
     with atomic_path(sidecar_path(out)) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(parameters)
         for name, values in sums.items():
-            kind = np.int32 if name == "steps" else np.float32
+            kind = np.int32 if name in ("steps", "hits") else np.float32
             data = values.astype(kind)
             file.create_dataset(
                 name, data=data, compression="gzip", compression_opts=9, shuffle=True

@@ -10,11 +10,14 @@ import time
 
 import numpy as np
 
+from calostudy.clouds import PointClouds
 from calostudy.geant4.bridge import INT, POINTER, g4, library
 from calostudy.geant4.detectors import DETECTORS
 from calostudy.geant4.physics import physics_list
-from calostudy.geant4.scoring import HEAD, NativeScorer
+from calostudy.geant4.scoring import FRAMES, HEAD, NativeScorer
 from calostudy.geant4.setups import CUT_MM, Setup
+
+MOST_HITS = 1 << 23  # in one event; memory is taken as it fills
 
 PARTICLES = {
     "e-": lambda: g4.G4Electron.Electron(),
@@ -56,9 +59,10 @@ class _Record(g4.G4UserEventAction):
 
     def __init__(self):
         super().__init__()
-        self.scorer, self.tick = None, None
+        self.scorer, self.tick, self.keep_hits = None, None, False
 
     def start(self, count: int, tick) -> None:
+        self.hits: list[np.ndarray] = []
         self.tick, self.next = tick, 0
         self.cpu = np.zeros(count)
         self.heads = np.zeros((count, HEAD))
@@ -73,14 +77,18 @@ class _Record(g4.G4UserEventAction):
         self.heads[self.next] = self.scorer.sums[:HEAD]
         self.cells[self.next] = self.scorer.sums[HEAD:]
         self.next += 1
+        if self.keep_hits:
+            self.hits.append(self.scorer.kept_hits())
         if self.tick is not None:
             self.tick()
 
 
 class Session:
-    """Geant4 initialised for a `Setup`, physics tables built."""
+    """Geant4 initialised for a `Setup`, physics tables built; ``hits`` keeps every stored hit."""
 
-    def __init__(self, setup: Setup, physics: str = "data-free", brem: str = "rel"):
+    def __init__(
+        self, setup: Setup, physics: str = "data-free", brem: str = "rel", hits: bool = False
+    ):
         self.setup = setup
         self.interface = g4.G4UImanager.GetUIpointer()
         g4.G4EmParameters.Instance()  # creates the commands of /process/em
@@ -104,8 +112,10 @@ class Session:
             self.interface.ApplyCommand(command)
         self.interface.ApplyCommand(f"/run/setCut {CUT_MM} mm")
         self.manager.Initialize()
-        self.scorer = NativeScorer(setup.detector, self.detector.active, setup.stored)
-        self.record.scorer = self.scorer
+        self.scorer = NativeScorer(
+            setup.calorimeter, self.detector.active, setup.stored, MOST_HITS if hits else 0
+        )
+        self.record.scorer, self.record.keep_hits = self.scorer, hits
         self.scorer.install()
         self.manager.BeamOn(0)  # builds the physics tables
 
@@ -113,13 +123,14 @@ class Session:
         """Simulate events of ``energies`` (n,) MeV with ``seeds`` (n, 4).
 
         Returns arrays of n rows: incident_energy (MeV), cells (n, mesh cells; MeV, float32), steps,
-        deposited, visible (in the active material), outside (stored but outside the mesh; all MeV)
-        and cpu_seconds. ``tick()`` is called after every event.
+        deposited, visible (in the active materials), outside (stored but outside the mesh; all in
+        MeV), hits (stored steps) and cpu_seconds. ``tick()`` is called after every event. The
+        hits themselves, where they are kept, are in `clouds`.
         """
         self.gun.load(energies, seeds)
         self.record.start(len(energies), tick)
         self.manager.BeamOn(len(energies))
-        steps, deposited, visible, outside = self.record.heads.T
+        steps, deposited, visible, outside, hits = self.record.heads.T
         return {
             "incident_energy": np.asarray(energies, dtype=np.float64),
             "cells": self.record.cells,
@@ -127,5 +138,15 @@ class Session:
             "deposited": deposited.copy(),
             "visible": visible.copy(),
             "outside": outside.copy(),
+            "hits": hits.astype(np.int64),
             "cpu_seconds": self.record.cpu,
         }
+
+    def clouds(self) -> PointClouds:
+        """The kept hits of the last run, in the frame of the shower."""
+        record = self.record
+        hits = np.concatenate(record.hits) if record.hits else np.zeros((0, 4))
+        offsets = np.cumsum([0, *(len(one) for one in record.hits)])
+        x, y, z, energy = hits.T
+        position = np.column_stack(FRAMES[self.setup.detector](x, y, z))
+        return PointClouds(self.gun.energies, offsets, position, energy)

@@ -32,12 +32,15 @@ class Sample:
 SHIPPED = (
     Sample("calogan-eplus", "train", 10_000, 101),
     Sample("calogan-eplus", "evaluation", 5_000, 201),
-    Sample("ds2", "evaluation", 2_000, 204),
-    Sample("ds2", "train", 1_000, 104),
-    Sample("calogan-piplus", "evaluation", 2_500, 203),
-    Sample("calogan-piplus", "train", 1_000, 103),
-    Sample("calogan-gamma", "evaluation", 1_000, 202),
     Sample("calogan-gamma", "train", 1_000, 102),
+    Sample("calogan-gamma", "evaluation", 5_000, 202),
+    Sample("calogan-piplus", "train", 5_000, 103),
+    Sample("calogan-piplus", "evaluation", 5_000, 203),
+    Sample("ds1-photons", "evaluation", 5_000, 205),
+    Sample("ds2", "train", 3_000, 104),
+    Sample("ds2", "evaluation", 2_000, 204),
+    Sample("ds3", "evaluation", 1_000, 204),  # the hits of ds2
+    Sample("ild-photons", "evaluation", 1_000, 207),
 )
 
 

@@ -14,6 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from calostudy.calorimeter import calorimeter
+from calostudy.clouds import PointClouds
 from calostudy.geant4 import setups
 from calostudy.shards import Row, Shard
 
@@ -37,6 +41,7 @@ class Job:
     workers: int
     parent: int
     pipe: int
+    steps: bool = False
 
 
 def die_with_parent(parent: int) -> None:
@@ -88,6 +93,12 @@ def _reason(status: int) -> str:
     return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
 
 
+def ragged(name: str, clouds: PointClouds) -> dict[str, np.ndarray]:
+    """Point clouds as a ragged array of a shard: eta, phi, depth (mm), energy (MeV)."""
+    points = np.column_stack([clouds.position, clouds.energy]).astype(np.float32)
+    return {f"{name}_points": points, f"{name}_points_count": clouds.counts}
+
+
 def main(job: Job) -> int:
     """Simulate the missing shards of ``job``; writes one byte to the pipe per finished event."""
     die_with_parent(job.parent)
@@ -95,7 +106,7 @@ def main(job: Job) -> int:
     from calostudy.geant4.session import Session
 
     setup = setups.setup(job.dataset)
-    session = Session(setup, job.physics, job.brem)
+    session = Session(setup, job.physics, job.brem, hits=setup.clouds or job.steps)
 
     def check() -> int:
         problems = probe.problems(session)
@@ -114,7 +125,13 @@ def main(job: Job) -> int:
     def work(shard: Shard) -> int:
         chosen = energies[shard.first : shard.first + shard.count]
         seeds = setups.event_seeds(job.seed, shard.first, shard.count)
-        row.save(shard, session.run(chosen, seeds, tick=lambda: os.write(job.pipe, b".")))
+        arrays = session.run(chosen, seeds, tick=lambda: os.write(job.pipe, b"."))
+        if setup.clouds:
+            clusters = session.clouds().clustered(calorimeter(setup.calorimeter))
+            arrays |= ragged("clouds", clusters)
+        if job.steps:
+            arrays |= ragged("steps", session.clouds())
+        row.save(shard, arrays)
         return DONE
 
     fork_each(row.missing(), job.workers, work)
