@@ -54,7 +54,8 @@ def ratio_panel(
     mh.histplot(
         truth, ax=upper, histtype="fill", color=GEANT4, alpha=0.55, label=first, flow="none"
     )
-    mh.histplot(truth, ax=upper, yerr=not others, color=INK, linewidth=1, flow="none")
+    error = False if others else np.sqrt(truth.values())  # none on empty bins
+    mh.histplot(truth, ax=upper, yerr=error, color=INK, linewidth=1, flow="none")
     for colour, (name, values) in zip(COLOURS, others, strict=False):
         drawn = _histogram(values, edges) * (len(reference) / max(len(values), 1))
         mh.histplot(drawn, ax=upper, color=colour, label=name, linewidth=1.6, flow="none")

@@ -13,15 +13,20 @@ from calostudy.plots.style import ENERGY_MAP, log_norm, some_layers
 from calostudy.showers import Showers
 
 
-def _draw_cells(axis, layer: Layer, energies, norm):
-    """One layer as an image in the plane across the shower: ``energies`` has the layer's shape."""
+def _draw_cells(axis, layer: Layer, energies, norm, reach: float):
+    """One layer as an image in the plane across the shower: ``energies`` has the layer's shape.
+
+    ``reach``: how far from the axis a layer of rings is drawn, mm.
+    """
     if layer.view == "cylindrical":
         alpha, r = layer.edges
-        if len(alpha) == 2:  # a ring of one alpha bin is drawn as a full circle
-            alpha = np.linspace(alpha[0], alpha[1], 61)
-            energies = np.repeat(energies, 60, axis=0)
+        pieces = -(-60 // (len(alpha) - 1))  # that arcs look round
+        bins = np.arange((len(alpha) - 1) * pieces + 1) / pieces
+        alpha = np.interp(bins, np.arange(len(alpha)), alpha)
+        energies = np.repeat(energies, pieces, axis=0)
         angle, radius = np.meshgrid(alpha, r, indexing="ij")
         x, y = radius * np.cos(angle), radius * np.sin(angle)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
     else:
         x, y = np.meshgrid(*layer.edges, indexing="ij")
     mesh = axis.pcolormesh(x, y, energies, norm=norm, cmap=ENERGY_MAP, rasterized=True)
@@ -30,12 +35,23 @@ def _draw_cells(axis, layer: Layer, energies, norm):
     return mesh
 
 
+def _reach(layer: Layer, energies: np.ndarray, share: float = 0.999) -> float:
+    """The r edge inside which most of a layer's energy is, mm; ``energies`` end in its shape."""
+    edges = layer.edges[1]
+    if layer.view != "cylindrical":
+        return float(edges[-1])
+    rings = energies.reshape(-1, *layer.shape).sum(axis=(0, 1), dtype=np.float64)
+    inside = np.cumsum(rings) / max(rings.sum(), 1e-30)
+    return float(edges[1 + min(np.searchsorted(inside, share), len(rings) - 1)])
+
+
 def layer_images(
     samples: Mapping[str, Showers], layers: Sequence[int] | None = None, title: str = ""
 ) -> Figure:
     """Mean energy per cell (MeV), one row per sample and one column per layer position.
 
     ``layers`` are positions in the calorimeter; by default all, or six spread over a deep one.
+    Rings are drawn as far as there is energy in them.
     """
     calorimeter = next(iter(samples.values())).calorimeter
     positions = some_layers(calorimeter) if layers is None else list(layers)
@@ -55,7 +71,8 @@ def layer_images(
         norm = log_norm(np.concatenate([image.ravel() for image in images]))
         for row, (name, image) in enumerate(zip(means, images, strict=True)):
             layer = calorimeter.layers[position]
-            mesh = _draw_cells(axes[row, column], layer, _masked(image), norm)
+            reach = max(_reach(layer, own) for own in images)
+            mesh = _draw_cells(axes[row, column], layer, _masked(image), norm, reach)
             axes[row, column].set_title(f"{name}, layer {layer.id}")
         figure.colorbar(mesh, ax=axes[:, column], location="bottom", label="MeV", aspect=30)
     if title:
@@ -83,7 +100,8 @@ def event_displays(showers: Showers, events: Sequence[int], title: str = "") -> 
         norm = log_norm(showers.cells[event])
         for column, layer in enumerate(calorimeter.layers):
             image = _masked(showers.layer(column)[event])
-            mesh = _draw_cells(axes[row, column], layer, image, norm)
+            reach = _reach(layer, showers.layer(column))
+            mesh = _draw_cells(axes[row, column], layer, image, norm, reach)
             energy = showers.incident_energy[event] / 1e3
             axes[row, column].set_title(f"{energy:.1f} GeV, layer {layer.id}")
         figure.colorbar(mesh, ax=axes[row], label="MeV", pad=0.01)

@@ -18,7 +18,11 @@ def front_view(calorimeter: Calorimeter, columns: int = 4) -> Figure:
     columns = min(columns, len(layers))
     rows = -(-len(layers) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(2.9 * columns, 3.1 * rows), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(max(2.9 * columns, 4.2), 3.1 * rows),
+        squeeze=False,
+        layout="constrained",
     )
     for axis in axes.flat[len(layers) :]:
         axis.remove()
@@ -95,8 +99,8 @@ def in_space(calorimeter: Calorimeter, most: int = 24) -> Figure:
         zlabel="$\\varphi$ [mm]",
     )
     axis.set_box_aspect((1.9, 1, 1), zoom=1.1)
-    for across in (axis.yaxis, axis.zaxis):
-        across.set_major_locator(MaxNLocator(4))
+    for across, ticks in ((axis.xaxis, 6), (axis.yaxis, 4), (axis.zaxis, 4)):
+        across.set_major_locator(MaxNLocator(ticks))
     axis.view_init(elev=18, azim=-125)
     cut = f", drawn to {reach:.0f} mm from the axis" if reach < max(map(_reach, layers)) else ""
     axis.set_title(f"{len(layers)} layers, {calorimeter.cells:,} cells{cut}")

@@ -12,7 +12,7 @@ from calostudy.energies import GEV, energy_groups
 from calostudy.metrics import materials, profiles
 from calostudy.metrics.physics import MAXIMUM_OFFSET
 from calostudy.metrics.published import LayerComparison
-from calostudy.plots.style import COLOURS, GEANT4, INK, SURROGATE, log_axis, some_layers
+from calostudy.plots.style import COLOURS, GEANT4, INK, SURROGATE, energy_axis, some_layers
 from calostudy.showers import Showers
 
 LINES = (INK, *COLOURS)
@@ -57,8 +57,7 @@ def response_against_energy(samples: Mapping[str, Showers]) -> Figure:
     left.set(ylabel="$\\langle E_{tot}/E_{inc}\\rangle$")
     right.set(ylabel="RMS / mean [%]")
     for axis in (left, right):
-        axis.set(xlabel="incident energy [GeV]", xscale="log")
-        log_axis(axis.xaxis)
+        energy_axis(axis, showers.incident_energy / GEV)
         axis.legend(fontsize="small")
     right.set_ylim(bottom=0)
     return figure
@@ -73,18 +72,22 @@ def longitudinal_profile(samples: Mapping[str, Showers], groups: int = 4) -> Fig
     calorimeter = next(iter(samples.values())).calorimeter
     depth, unit = profiles.layer_depths(calorimeter)
     few = len(depth) <= 10
+    places = np.arange(len(depth)) if few else depth
     for colour, (name, showers) in zip(LINES, samples.items(), strict=False):
-        _profile(axis, depth, showers, colour, name)
+        _profile(axis, places, showers, colour, name)
     parts = energy_groups(showers.incident_energy, groups) if len(samples) == 1 else []
     if 1 < len(parts) <= 32:
         chosen = [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, groups).astype(int))]
         for colour, group in zip(COLOURS, chosen, strict=False):
             energy = showers.incident_energy[group].mean() / GEV
-            _profile(axis, depth, showers[group], colour, f"around {energy:.3g} GeV")
-    if few:
-        ids = [f"{x:.3g}\nlayer {i}" for x, i in zip(depth, calorimeter.layer_ids, strict=True)]
-        axis.set_xticks(depth, ids if unit != "layer" else calorimeter.layer_ids, fontsize="small")
+            _profile(axis, places, showers[group], colour, f"around {energy:.3g} GeV")
     words = unit if unit == "layer" else f"middle of the layer [{unit}]"
+    if few:
+        ids = [f"layer {layer}" for layer in calorimeter.layer_ids]
+        if unit != "layer":
+            ids = [f"{i}\n{x:.3g} {unit}" for i, x in zip(ids, depth, strict=True)]
+        axis.set_xticks(places, ids, fontsize="small")
+        words = ""
     axis.set(xlabel=words, ylabel="$\\langle E_{layer}/E_{inc}\\rangle$", yscale="log")
     axis.legend(fontsize="small")
     return figure
@@ -121,8 +124,8 @@ def shower_maximum(samples: Mapping[str, Showers], particle: str) -> Figure | No
     offset = MAXIMUM_OFFSET[particle]
     words = f"ln(E / {critical:.2f} MeV) {'-' if offset < 0 else '+'} 0.5"
     axis.plot(x, np.log(GEV * x / critical) + offset, color=SURROGATE, ls="--", label=words)
-    axis.set(xscale="log", xlabel="incident energy [GeV]", ylabel="shower maximum [$X_0$]")
-    log_axis(axis.xaxis)
+    axis.set_ylabel("shower maximum [$X_0$]")
+    energy_axis(axis, showers.incident_energy / GEV)
     axis.legend(fontsize="small")
     return figure
 
@@ -136,7 +139,9 @@ def lateral_profile(samples: Mapping[str, Showers]) -> Figure:
         density, error = across.density()
         shown = density > 0
         low, high = np.maximum(density - error, 0.1 * density)[shown], (density + error)[shown]
-        left.stairs(np.where(shown, density, np.nan), across.radius, color=colour, label=name)
+        left.stairs(
+            np.where(shown, density, np.nan), across.radius, baseline=None, color=colour, label=name
+        )
         middle = 0.5 * (across.radius[1:] + across.radius[:-1])[shown]
         left.vlines(middle, low, high, color=colour, lw=1)
         right.plot(across.radius, across.share.mean(axis=0), color=colour, marker=".", ms=3)
@@ -182,8 +187,8 @@ def occupancy(samples: Mapping[str, Showers], threshold: float) -> Figure:
         right.errorbar(places, mean, error, marker="o", ms=3, lw=1, color=colour, label=name)
     shown = some_layers(calorimeter, 10, deepest=1.0)
     right.set_xticks(shown, [calorimeter.layers[i].id for i in shown])
-    left.set(xscale="log", xlabel="incident energy [GeV]", ylabel="cells above threshold")
-    log_axis(left.xaxis)
+    left.set_ylabel("cells above threshold")
+    energy_axis(left, energy)
     right.set(xlabel="layer", ylabel="share of cells above threshold")
     left.legend(fontsize="small")
     return figure

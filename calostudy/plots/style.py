@@ -40,7 +40,7 @@ def use_style() -> None:
 def some_layers(calorimeter: Calorimeter, most: int = 6, deepest: float = 0.6) -> list[int]:
     """Positions of all layers, or of ``most`` spread evenly over a share of a deep calorimeter."""
     count = len(calorimeter.layers)
-    if count <= most:
+    if count <= max(most, 8):
         return list(range(count))
     return [int(i) for i in np.linspace(1, deepest * (count - 1), most)]
 
@@ -59,10 +59,17 @@ def log_axis(axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
     decades = np.log10(high / low)
-    if decades < 1.5:
+    if decades < 2.5:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     elif decades > 4:
         axis.set_major_formatter(LogFormatterSciNotation())
+
+
+def energy_axis(axes, energy: np.ndarray) -> None:
+    """A logarithmic axis for these incident energies in GeV, one single energy included."""
+    axes.set(xscale="log", xlim=(0.88 * np.min(energy), 1.14 * np.max(energy)))
+    axes.set_xlabel("incident energy [GeV]")
+    log_axis(axes.xaxis)
 
 
 def bins_for(showers: int, most: int) -> int:
