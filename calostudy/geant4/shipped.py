@@ -41,6 +41,7 @@ SHIPPED = (
     Sample("ds2", "evaluation", 2_000, 204),
     Sample("ds3", "evaluation", 1_000, 204),  # the hits of ds2
     Sample("ild-photons", "evaluation", 1_000, 207),
+    Sample("segmentations", "evaluation", 1_000, 208),
 )
 
 

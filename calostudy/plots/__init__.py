@@ -14,6 +14,7 @@ from calostudy.plots.comparison import (
     response_by_energy,
 )
 from calostudy.plots.displays import event_displays, layer_images
+from calostudy.plots.forms import moved_showers, point_cloud, segmentation_images
 from calostudy.plots.geometry import front_view, in_space
 from calostudy.plots.physics import (
     lateral_profile,
@@ -49,13 +50,16 @@ __all__ = [
     "layers_beside",
     "longitudinal_profile",
     "loss_curve",
+    "moved_showers",
     "observable_grid",
     "occupancy",
+    "point_cloud",
     "ratio_grid",
     "ratio_panel",
     "response_against_energy",
     "response_by_energy",
     "score_bars",
+    "segmentation_images",
     "shower_maximum",
     "speed_up_bars",
     "time_against_energy",
