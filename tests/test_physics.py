@@ -93,6 +93,22 @@ def test_a_response_that_grows_with_the_logarithm_is_told():
     assert check.difference[0] > 10 * check.difference[1]
 
 
+def test_layers_of_thicker_absorbers_count_more():
+    geometry = dataset("ild-photons").calorimeter
+    energies = np.geomspace(1e4, 9e4, 300)
+    noise = np.random.default_rng(0).normal(0, 0.01, 300)
+    layers = np.zeros((300, 30))
+    late = np.linspace(0.1, 0.6, 300)  # of the energy in layers that sample half as often
+    layers[:, 10] = energies * (1 - late) * (0.02 + 0.02 * noise)
+    layers[:, 25] = energies * late * (0.02 + 0.02 * noise) / materials.layer_weights(geometry)[25]
+    showers = showers_of("ild-photons", energies, layers)
+    result = found(showers, "ild-photons")
+    growth = result["growth of the response per factor e in energy"]
+    assert abs(growth.value) < 4 * growth.uncertainty
+    assert "weighted" in growth.source
+    assert result["response"].value < 0.95 * 0.02  # what is seen is as it is
+
+
 @pytest.mark.parametrize("name", ["ds2", "ild-photons", "segmentations", "ds1-photons"])
 def test_the_radius_with_90_percent_of_the_energy_is_found(name):
     scale = 12.0 if name != "segmentations" else 25.0

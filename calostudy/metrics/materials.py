@@ -174,6 +174,32 @@ def periods(calorimeter: Calorimeter) -> list[Plates]:
     return [stack.layers.get(layer.id, stack.default) for layer in calorimeter.layers]
 
 
+def layer_weights(calorimeter: Calorimeter) -> np.ndarray:
+    """What a layer's energy stands for beside that of the default period, (layers,).
+
+    Layers of the same materials with thicker absorbers sample less often: they count by their
+    radiation lengths, as test beams of such calorimeters have it (arXiv:0811.2354). All others,
+    and calorimeters whose stack is not known, count as they are.
+
+    >>> from calostudy.calorimeter import calorimeter
+    >>> layer_weights(calorimeter("ild"))[[0, 19, 20, 29]].round(2).tolist()
+    [1.0, 1.0, 1.99, 1.99]
+    >>> set(layer_weights(calorimeter("ds1-pions")).tolist())
+    {1.0}
+    """
+    stack = STACKS.get(calorimeter.name)
+    if stack is None:
+        return np.ones(len(calorimeter.layers))
+    names = [name for name, _ in stack.default]
+    unit = radiation_lengths(stack.default)
+    return np.array(
+        [
+            radiation_lengths(plates) / unit if [name for name, _ in plates] == names else 1.0
+            for plates in periods(calorimeter)
+        ]
+    )
+
+
 def electromagnetic(calorimeter: Calorimeter) -> np.ndarray:
     """Positions of the layers in which an electromagnetic shower develops."""
     chosen = STACKS[calorimeter.name].electromagnetic or calorimeter.layer_ids

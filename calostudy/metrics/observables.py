@@ -14,7 +14,8 @@ with a single alpha bin has no centre or width in eta and phi.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import h5py
@@ -157,14 +158,26 @@ def observables(showers: Showers, threshold: float | None = None) -> dict[str, n
 
 
 def collect(chunks: Iterable[Showers], entry: Dataset) -> dict[str, np.ndarray]:
-    """Observables and `incident_energy` (MeV) of a row of `Showers`, joined: arrays (N,)."""
-    parts = [
-        {"incident_energy": np.asarray(showers.incident_energy, dtype=np.float64)}
-        | observables(showers, entry.threshold)
-        for showers in chunks
-    ]
-    names = ["incident_energy", *observable_names(entry.calorimeter)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+    """Observables and `incident_energy` (MeV) of a row of `Showers`, joined: arrays (N,).
+
+    No showers at all give an empty dictionary.
+    """
+    parts: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("incident_energy", *observable_names(entry.calorimeter))
+    }
+    for part in _in_parts(chunks, entry):
+        for name, pieces in parts.items():
+            pieces.append(part[name])
+    if not parts["incident_energy"]:
+        return {}
+    # one by one, so that pieces and whole are not all in memory together
+    return {name: np.concatenate(parts.pop(name)) for name in list(parts)}
+
+
+def _in_parts(chunks: Iterable[Showers], entry: Dataset) -> Iterator[dict[str, np.ndarray]]:
+    for showers in chunks:
+        energy = np.asarray(showers.incident_energy, dtype=np.float64)
+        yield {"incident_energy": energy} | observables(showers, entry.threshold)
 
 
 def stream_observables(
@@ -185,15 +198,27 @@ def write_observables(
 ) -> Path:
     """Write all observables of a file of showers to an HDF5 file, one array (N,) per key.
 
+    Memory is a few chunks, whatever the number of showers.
+
     `E_layer/3` is dataset `3` of group `E_layer`, and so on; MeV and mm. The attributes name the
     dataset, its threshold and the source. Raises DataError as `stream_observables` does.
     """
     entry = dataset(entry) if isinstance(entry, str) else entry
-    columns = stream_observables(path, entry, chunk)
+    chunks = iterate(path, entry.calorimeter, chunk=chunk)
     with atomic_path(out) as temporary, h5py.File(temporary, "w") as file:
-        for name, values in columns.items():
-            file.create_dataset(name, data=values, compression="gzip", shuffle=True)
+        while columns := collect(itertools.islice(chunks, 10), entry):
+            _append(file, columns)
         file.attrs.update(
             dataset=entry.name, threshold_mev=float(entry.threshold), source=Path(path).name
         )
     return Path(out)
+
+
+def _append(file: h5py.File, columns: dict[str, np.ndarray]) -> None:
+    for name, values in columns.items():
+        if name not in file:
+            options = {"chunks": (10_000,), "compression": "gzip", "shuffle": True}
+            file.create_dataset(name, (0,), values.dtype, maxshape=(None,), **options)
+        before = len(file[name])
+        file[name].resize(before + len(values), axis=0)
+        file[name][before:] = values

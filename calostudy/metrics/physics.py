@@ -101,7 +101,7 @@ def _response(showers: Showers, entry: Dataset, known: dict) -> Iterator[Check]:
     fit = profiles.slope(profiles.linearity(showers))
     if fit is None:
         return
-    mean = float(profiles.response(showers).mean())
+    mean = float(profiles.weighted_response(showers).mean())
     flat = entry.particle in ELECTROMAGNETIC
     yield Check(
         "growth of the response per factor e in energy",
@@ -110,10 +110,15 @@ def _response(showers: Showers, entry: Dataset, known: dict) -> Iterator[Check]:
         "",
         0.0 if flat else None,
         None,
-        f"a linear calorimeter; χ²/ndf of the line {_ratio(fit)}"
+        f"a linear calorimeter; χ²/ndf of the line {_ratio(fit)}{_weighted(entry)}"
         if flat
         else "not flat for hadrons: leakage, and other responses to π⁰ and π±",
     )
+
+
+def _weighted(entry: Dataset) -> str:
+    weights = materials.layer_weights(entry.calorimeter)
+    return "; layers weighted by their X₀" if np.ptp(weights) else ""
 
 
 def _ratio(fit: profiles.Fit) -> str:
@@ -136,6 +141,7 @@ def _resolution(showers: Showers, entry: Dataset, known: dict) -> Iterator[Check
     }
     for key, (name, unit, else_expected) in names.items():
         value, error, origin = known.get(name, else_expected)
+        origin += _weighted(entry)
         yield Check(name, fit.values[key], fit.errors[key], unit, value, error, origin)
 
 
@@ -320,7 +326,7 @@ def _ild(showers: Showers) -> Iterator[Check]:
         "MeV",
         float(compared.reference.sum()),
         None,
-        f"{compared.source}; ours within 30 x 30 cells and above the threshold",
+        f"{compared.source}; ours within 30 x 30 cells, theirs within 400 mm",
     )
     yield Check(
         "energy per layer, RMS difference over the mean",

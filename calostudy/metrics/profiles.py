@@ -20,6 +20,7 @@ from calostudy.metrics.materials import (
     STACKS,
     depths,
     electromagnetic,
+    layer_weights,
     periods,
     radiation_lengths,
     thickness,
@@ -74,15 +75,20 @@ def response(showers: Showers) -> np.ndarray:
     return showers.total_energy() / showers.incident_energy
 
 
+def weighted_response(showers: Showers) -> np.ndarray:
+    """Response with every layer by its weight (`materials.layer_weights`), (N,)."""
+    return showers.layer_energies() @ layer_weights(showers.calorimeter) / showers.incident_energy
+
+
 def linearity(showers: Showers) -> Curve:
-    """Mean response against incident energy."""
-    values = response(showers)
+    """Mean of the weighted response against incident energy."""
+    values = weighted_response(showers)
     return by_energy(showers, lambda group: mean_and_error(values[group]))
 
 
 def resolution(showers: Showers) -> Curve:
-    """RMS over mean of the response against incident energy."""
-    values = response(showers)
+    """RMS over mean of the weighted response against incident energy."""
+    values = weighted_response(showers)
 
     def spread(group: np.ndarray) -> tuple[float, float]:
         own, n = values[group], len(group)

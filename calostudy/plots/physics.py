@@ -32,7 +32,10 @@ def _points(axis, curve: profiles.Curve, colour: str, name: str, scale: float = 
 
 
 def response_against_energy(samples: Mapping[str, Showers]) -> Figure:
-    """Mean of E_tot/E_inc (linearity) and RMS over mean (resolution) with a/sqrt(E) (+) b."""
+    """Mean of E_tot/E_inc (linearity) and RMS over mean (resolution) with a/sqrt(E) (+) b.
+
+    Layers of thicker absorbers count more; the figure says so where there are any.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.7), layout="constrained")
     for colour, (name, showers) in zip(LINES, samples.items(), strict=False):
         mean, spread = profiles.linearity(showers), profiles.resolution(showers)
@@ -60,6 +63,8 @@ def response_against_energy(samples: Mapping[str, Showers]) -> Figure:
         energy_axis(axis, showers.incident_energy / GEV)
         axis.legend(fontsize="small")
     right.set_ylim(bottom=0)
+    if np.ptp(materials.layer_weights(showers.calorimeter)):
+        figure.suptitle("layers weighted by their radiation lengths", fontsize="small")
     return figure
 
 
@@ -216,7 +221,7 @@ def layers_beside(compared: LayerComparison, name: str) -> Figure:
         color=SURROGATE,
     )
     lower.axhline(1, color=INK, lw=0.8)
-    upper.set(ylabel="visible energy [MeV per shower]")
-    upper.legend(fontsize="small")
+    upper.set(ylabel="visible energy [MeV per shower]", ylim=(0, 1.35 * compared.reference.max()))
+    upper.legend(fontsize="small", loc="upper right")
     lower.set(xlabel="layer", ylabel="/ reference")
     return figure
