@@ -258,6 +258,9 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="Train on this file, not the dataset's own.")
     ] = None,
     source: Annotated[str, typer.Option(help="simulated or public.")] = "simulated",
+    n: Annotated[
+        int | None, typer.Option("-n", min=2, help="Only the first N showers; default: all.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of each network; default: the recipe's.")
     ] = None,
@@ -265,6 +268,9 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in DIR.")] = False,
 ) -> None:
     """Train a surrogate. A killed run goes on exactly with --resume.
+
+    The card tells how many showers it was. `python -m calostudy.learning` trains on several numbers
+    of them and scores each: a learning curve.
 
     Example: `calostudy train caloflow-teacher calogan-eplus --out my_weights`
     """
@@ -281,6 +287,9 @@ def train(
         sample = read(showers, entry.calorimeter, energy_range=entry.energies.range)
     else:
         sample = load(dataset, "train", source)
+    if n is not None and n > len(sample):
+        raise UsageError(f"-n {n}: {path} has {len(sample)} showers to train on")
+    sample = sample if n is None else sample[:n]
     fit(surrogate, sample, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
     err.print(f"weights in {out_dir}")
 

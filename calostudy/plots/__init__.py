@@ -16,6 +16,7 @@ from calostudy.plots.comparison import (
 from calostudy.plots.displays import event_displays, layer_images
 from calostudy.plots.forms import moved_showers, point_cloud, segmentation_images
 from calostudy.plots.geometry import front_view, in_space
+from calostudy.plots.learning import learning_curve
 from calostudy.plots.physics import (
     lateral_profile,
     layers_beside,
@@ -48,6 +49,7 @@ __all__ = [
     "layer_energies",
     "layer_images",
     "layers_beside",
+    "learning_curve",
     "longitudinal_profile",
     "loss_curve",
     "moved_showers",
