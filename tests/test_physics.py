@@ -204,6 +204,33 @@ def test_public_numbers_stand_beside_the_twin_at_the_public_energies_only():
     assert public["empty cells"].expected == pytest.approx(0.7565, abs=1e-4)
 
 
+def test_an_extrapolation_covers_the_forms_it_could_have_had():
+    rng = np.random.default_rng(0)
+    entry = dataset("ds2")
+    energies = np.exp(rng.uniform(np.log(1e3), np.log(1e5), 600))
+    rise = np.log(energies / 1e3)
+    cells = np.zeros((600, entry.calorimeter.cells), np.float32)
+    for row, share in zip(cells, (0.25 + 0.06 * rise) ** 3, strict=True):
+        row[: round(share * len(row))] = 1.0
+    showers = Showers(entry.calorimeter, energies, cells)
+    check = found(showers, "ds2")["empty cells, extrapolated to the public energies"]
+    grid = np.linspace(0, np.log(1000), 1000)
+    truth = 1 - np.mean((0.25 + 0.06 * grid) ** 3)
+    assert abs(check.value - truth) < 3 * check.uncertainty
+    assert 1e-4 < check.uncertainty < 0.1  # far more than the counts alone would say
+
+
+def test_the_cut_on_passing_pions_is_told_with_its_influence():
+    energies = np.full(300, 5e4)
+    layers = np.zeros((300, 3))
+    layers[:, 1] = np.repeat([300.0, 550.0, 650.0], 100)
+    check = found(showers_of("calogan-piplus", energies, layers), "calogan-piplus")[
+        "pions above 10 GeV that only ionise"
+    ]
+    assert check.value == pytest.approx(2 / 3)
+    assert "0.333 below 500, 1.000 below 700 MeV" in check.source
+
+
 def test_a_pull_needs_an_expectation_with_an_uncertainty():
     assert Check("x", 1.2, 0.3, expected=1.0, expected_uncertainty=0.4).pull == pytest.approx(0.4)
     assert Check("x", 1.2, 0.3, expected=1.0).pull is None
