@@ -37,6 +37,7 @@ SHIPPED = (
     Sample("calogan-piplus", "train", 5_000, 103),
     Sample("calogan-piplus", "evaluation", 5_000, 203),
     Sample("ds1-photons", "evaluation", 5_000, 205),
+    Sample("ds1-pions", "evaluation", 5_000, 206),
     Sample("ds2", "train", 3_000, 104),
     Sample("ds2", "evaluation", 2_000, 204),
     Sample("ds3", "evaluation", 1_000, 204),  # the hits of ds2
