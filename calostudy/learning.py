@@ -40,7 +40,7 @@ from calostudy.showers import Showers
 from calostudy.tables import plus_minus
 from calostudy.training import train
 
-RECIPE = "recipe"  # in the column `epochs`: each network's own number
+RECIPE = "recipe"
 TARGET = "cpu-1/fp32"  # on one thread the same seed gives the same numbers
 LOSSES = ("training_loss", "validation_loss", "evaluation_loss", "best_epoch")
 STANDARD_ERROR = "standard error over showers"
@@ -87,6 +87,11 @@ class Curve:
     def entry(self) -> Dataset:
         return catalogue_entry(self.dataset)
 
+    @property
+    def epochs_text(self) -> str:
+        """As in the column `epochs`: "recipe", or the number for each network."""
+        return RECIPE if self.epochs is None else f"{self.epochs} each"
+
     def settings(self, training_showers: int | str, reference: Showers) -> dict[str, str]:
         """The columns that say what a line is of; no training showers for the Geant4 floor."""
         return {
@@ -94,9 +99,8 @@ class Curve:
             "dataset": self.dataset,
             "size": self.size,
             "training_showers": str(training_showers),
-            "epochs": str(self.epochs or RECIPE) if training_showers else "",
+            "epochs": self.epochs_text if training_showers else "",
             "evaluation_showers": str(len(reference)),
-            "repeats": str(self.repeats),
             "seed": str(self.seed),
         }
 
@@ -126,16 +130,20 @@ def read_curve(path: str | Path) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _File:
-    """The lines of one training (or of the floor) in a file, `settings` as `Curve.settings`."""
+    """The lines of one training (or of the floor) in a file, `settings` as `Curve.settings`.
+
+    repeats: of the classifiers; lines of other quantities have none.
+    """
 
     path: Path
     settings: Mapping[str, str]
+    repeats: int
 
     def lacks(self, quantities: Sequence[str]) -> bool:
         table = read_curve(self.path)
-        own = np.ones(len(table), dtype=bool)
+        own = table["repeats"].isin(["", str(self.repeats)])
         for name, value in self.settings.items():
-            own &= (table[name] == value).to_numpy()
+            own &= table[name] == value
         return not set(quantities) <= set(table["quantity"][own])
 
     def add(self, quantity_rows: Sequence[Mapping[str, Any]]) -> None:
@@ -193,7 +201,7 @@ def measure(
         floor = available[: len(reference)]
         check_compatible(floor, reference, curve.entry, label="floor")
         made = {"made_by": f"other Geant4 showers; code {code_version()}"}
-        file = _File(out, curve.settings("", reference))
+        file = _File(out, curve.settings("", reference), curve.repeats)
         _add_metrics(file, curve, lambda: floor, reference, made)
         for n in sizes:
             _add_size(out, Path(work), curve, available[:n], reference, progress)
@@ -203,7 +211,7 @@ def measure(
 def _add_size(
     out: Path, work: Path, curve: Curve, showers: Showers, reference: Showers, progress: bool
 ) -> None:
-    file = _File(out, curve.settings(len(showers), reference))
+    file = _File(out, curve.settings(len(showers), reference), curve.repeats)
     wanted = {name for metric in curve.metrics for name in _together(METRICS[metric])}
     networks = build(curve.model, curve.dataset, curve.size).parameters_by_network()
     losses = [f"{loss}/{network}" for network in networks for loss in LOSSES]
@@ -247,12 +255,11 @@ def _add_metrics(
         found = function(generated(), reference, curve.entry, options, reference)
         for warning in dict.fromkeys(text for each in found.values() for text in each.warnings):
             print(f"warning: {warning}", file=sys.stderr)
-        file.add(
-            [
-                _row(name, each.value, each.uncertainty, each.kind, len(reference), **made)
-                for name, each in found.items()
-            ]
-        )
+        rows = []
+        for name, each in found.items():
+            row = _row(name, each.value, each.uncertainty, each.kind, len(reference), **made)
+            rows.append(row | {"repeats": str(each.settings.get("repeats", ""))})
+        file.add(rows)
 
 
 def _weights(curve: Curve, showers: Showers, work: Path, progress: bool) -> tuple[Path, str]:
@@ -329,7 +336,7 @@ def curve_rows(table: pd.DataFrame) -> list[dict[str, str]]:
 
     Losses are those of the network that was trained last (of the voxels).
     """
-    network = table["quantity"].str.partition("/")[2].replace("", np.nan).dropna().iloc[-1]
+    network = ([name.partition("/")[2] for name in table["quantity"] if "/" in name] or [""])[-1]
     rows = []
     keys = ["training_showers", "epochs"]
     for (n, epochs), group in table.groupby(keys, dropna=False, sort=False):
@@ -340,7 +347,7 @@ def curve_rows(table: pd.DataFrame) -> list[dict[str, str]]:
             {
                 "training showers": f"{int(n):,}" if trained else "Geant4 floor",
                 "epochs": epochs if trained else "-",
-                f"best epoch of {network}": found.get(f"best_epoch/{network}", "-"),
+                "best epoch": found.get(f"best_epoch/{network}", "-"),
                 "training": f"{seconds / 60:.1f} min" if trained else "-",
                 **{
                     f"{name} loss": found.get(f"{name}_loss/{network}", "-")

@@ -19,12 +19,12 @@ def learning_curve(table: pd.DataFrame) -> Figure:
     (of the voxels); one colour per number of epochs, the recipe's first.
     """
     trained = table[table["training_showers"].notna()]
-    network = trained["quantity"].str.extract(r"^evaluation_loss/(.*)$")[0].dropna().iloc[-1]
+    network = ([name.partition("/")[2] for name in trained["quantity"] if "/" in name] or [""])[-1]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
-    curves = sorted(trained["epochs"].astype(str).unique(), key=lambda name: name != "recipe")
+    curves = sorted(trained["epochs"].unique(), key=lambda name: name != "recipe")
     for colour, epochs in zip(COLOURS, curves, strict=False):
-        own = trained[trained["epochs"].astype(str) == epochs]
-        words = "epochs of the recipe" if epochs == "recipe" else f"{epochs} epochs"
+        own = trained[trained["epochs"] == epochs]
+        words = "recipe" if epochs == "recipe" else epochs.replace(" each", " epochs")
         loss = own[own["quantity"] == f"training_loss/{network}"].sort_values("training_showers")
         style = {"color": colour, "ls": ":", "marker": "o", "ms": 3, "mfc": "none"}
         axes[0].plot(loss["training_showers"], loss["value"], **style, label=f"training, {words}")
