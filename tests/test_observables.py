@@ -195,3 +195,17 @@ def test_a_file_of_another_data_set_is_refused(tmp_path):
     with pytest.raises(DataError):
         write_observables(tmp_path / "showers.h5", "ds2", tmp_path / "features.h5")
     assert not (tmp_path / "features.h5").exists()
+
+
+def test_a_file_of_features_does_not_depend_on_how_it_was_read(tmp_path):
+    showers = sparse_showers(calorimeter("ds1-photons"), seed=3, n=50)
+    write(tmp_path / "showers.h5", showers)
+    found = []
+    for chunk in (2, 1000):  # 25 chunks, more than are held at once, and one
+        out = tmp_path / f"{chunk}.h5"
+        write_observables(tmp_path / "showers.h5", "ds1-photons", out, chunk)
+        with h5py.File(out) as file:
+            found.append({key: file[key][:] for key in ("E_tot", "E_layer/2", "width_r/12")})
+    for key, values in found[0].items():
+        assert len(values) == 50
+        np.testing.assert_array_equal(values, found[1][key])

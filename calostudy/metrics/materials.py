@@ -50,6 +50,7 @@ _CALOGAN: Plates = (("Pb", 2.0), ("LAr", 4.0))
 _CYLINDER: Plates = (("W", 1.4), ("Si", 0.3))
 _ACCORDION: Plates = (("Pb", 1.53), ("LAr", 4.2))
 _TILE: Plates = (("Fe", 14.0), ("polystyrene", 3.0))
+# without the copper of the readout, 0.8 X0 in all
 _THIN: Plates = (("W", 2.1), ("Si", 0.525))
 _THICK: Plates = (("W", 4.2), ("Si", 0.525))
 

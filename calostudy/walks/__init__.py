@@ -1,6 +1,7 @@
 """The kinds of walk that the notebooks take, by name: a dataset, a model, a hardware target."""
 
 from calostudy.walks.dataset import DatasetWalk
+from calostudy.walks.forms import other_forms
 from calostudy.walks.hardware import HardwareWalk
 from calostudy.walks.model import ModelWalk
 from calostudy.walks.walk import Walk, low_middle_high
@@ -8,4 +9,12 @@ from calostudy.walks.walk import Walk, low_middle_high
 WALKS: dict[str, type[Walk]] = {walk.kind: walk for walk in (DatasetWalk, ModelWalk, HardwareWalk)}
 """Kind of walk -> its class; the notebook of a kind is ``notebooks/<kind>.ipynb``."""
 
-__all__ = ["WALKS", "DatasetWalk", "HardwareWalk", "ModelWalk", "Walk", "low_middle_high"]
+__all__ = [
+    "WALKS",
+    "DatasetWalk",
+    "HardwareWalk",
+    "ModelWalk",
+    "Walk",
+    "low_middle_high",
+    "other_forms",
+]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import h5py
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from calostudy import plots, tables
 from calostudy.datasets import load_clouds, showers_path
@@ -74,4 +76,8 @@ FORMS: dict[str, Callable[[DatasetWalk, Showers], Iterator[object]]] = {
 
 def other_forms(walk: DatasetWalk, showers: Showers) -> list[object]:
     """Tables and figures of the forms that a dataset has beside its cells; most have none."""
-    return list(FORMS[walk.dataset](walk, showers)) if walk.dataset in FORMS else []
+    shown = list(FORMS[walk.dataset](walk, showers)) if walk.dataset in FORMS else []
+    for form in shown:
+        if isinstance(form, Figure):
+            plt.close(form)  # else a notebook would draw it twice
+    return shown
