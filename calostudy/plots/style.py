@@ -6,7 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 
 from calostudy.calorimeter import Calorimeter
 
@@ -59,7 +65,9 @@ def log_axis(axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
     decades = np.log10(high / low)
-    if decades < 2.5:
+    if decades < 0.4:  # 1, 2 and 5 are too few, all of ten too many
+        axis.set_major_locator(MaxNLocator(4))
+    elif decades < 2.5:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     elif decades > 4:
         axis.set_major_formatter(LogFormatterSciNotation())
