@@ -256,7 +256,7 @@ _ALL = (
         references=(_CHALLENGE,),
     ),
     _calogan("eplus", "e+", _EPLUS_URL, {"train": 10000, "evaluation": 5000}),
-    _calogan("gamma", "gamma", None, {"train": 1000, "evaluation": 5000}),
+    _calogan("gamma", "gamma", None, {"train": 5000, "evaluation": 5000}),
     _calogan("piplus", "pi+", None, {"train": 5000, "evaluation": 5000}),
     Dataset(
         name="ild-photons",

@@ -32,7 +32,7 @@ class Sample:
 SHIPPED = (
     Sample("calogan-eplus", "train", 10_000, 101),
     Sample("calogan-eplus", "evaluation", 5_000, 201),
-    Sample("calogan-gamma", "train", 1_000, 102),
+    Sample("calogan-gamma", "train", 5_000, 102),
     Sample("calogan-gamma", "evaluation", 5_000, 202),
     Sample("calogan-piplus", "train", 5_000, 103),
     Sample("calogan-piplus", "evaluation", 5_000, 203),
