@@ -55,6 +55,8 @@ class EnergyLaw:
         return (energies >= self.low * (1 - 1e-6)) & (energies <= self.high * (1 + 1e-6))
 
     def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.low / GEV:g} GeV"
         bounds = f"{self.low / GEV:g}-{self.high / GEV:g} GeV"
         count = f"{len(self.values)} energies, " if self.values else ""
         return f"{count}{bounds}, {self.kind}"
