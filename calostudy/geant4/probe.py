@@ -15,12 +15,12 @@ import numpy as np
 from calostudy.geant4.bridge import g4, instance_address
 from calostudy.geant4.scoring import (
     HEAD,
-    MESHES,
     POINT_MATERIAL,
     POINT_XYZ,
     STEP_EDEP,
     STEP_POST,
     STEP_PRE,
+    mesh,
 )
 
 
@@ -56,9 +56,9 @@ def layout_problems(step) -> list[str]:
 class PythonScorer(g4.G4UserSteppingAction):
     """The native scorer's twin, written with the bindings: slow, and the yardstick."""
 
-    def __init__(self, mesh: str, active: tuple[str, ...], stored: str):
+    def __init__(self, name: str, active: tuple[str, ...], stored: str):
         super().__init__()
-        self.cell, self.cells, self.midpoint = MESHES[mesh]()
+        self.cell, self.cells, self.midpoint = mesh(name)
         self.active, self.stored = active, stored
         self.sums = np.zeros(HEAD + self.cells)
         self.problems: set[str] = set()

@@ -13,6 +13,7 @@ rows (x, y, z, energy).
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numba
 import numpy as np
@@ -85,8 +86,7 @@ def _cells_of(name: str, detector: str):
     return cell
 
 
-#: calorimeter -> (cell function, number of mesh cells, where in the step the energy is)
-MESHES = {
+_MESHES = {
     "calogan": lambda: (cell_calogan, 507, 0.0),
     "ds2": lambda: (_cylinder(16, 9, 4.65), 6480, 0.5),
     "ds3": lambda: (_cylinder(50, 18, 2.325), 40500, 0.5),
@@ -95,6 +95,12 @@ MESHES = {
     "ild": lambda: (_cells_of("ild", "ild"), 27000, 0.5),
     "segmentations": lambda: (_cells_of("segmentations", "calogan"), 12096, 0.0),
 }
+
+
+@cache
+def mesh(name: str) -> tuple:
+    """Of a calorimeter: cell function, number of mesh cells, where in the step the energy is."""
+    return _MESHES[name]()
 
 
 def _load(number, word):
@@ -191,12 +197,12 @@ def _nothing(this):
 class NativeScorer:
     """Installs native scoring into the mesh of a calorimeter.
 
-    ``active``: names of one or two materials; ``stored`` is "all" or "active"; ``hits``: how many
-    hits of an event to keep, 0 for none.
+    ``name``: the calorimeter; ``active``: names of one or two materials; ``stored`` is "all" or
+    "active"; ``hits``: how many hits of an event to keep, 0 for none.
     """
 
-    def __init__(self, mesh: str, active: tuple[str, ...], stored: str, hits: int = 0):
-        cell, self.cells, midpoint = MESHES[mesh]()
+    def __init__(self, name: str, active: tuple[str, ...], stored: str, hits: int = 0):
+        cell, self.cells, midpoint = mesh(name)
         self.function = _stepping(cell, midpoint)
         self.sums = np.zeros(HEAD + self.cells)
         self.hits = np.zeros((hits, 4))
@@ -213,10 +219,10 @@ class NativeScorer:
         self.table = np.array(table, dtype=np.int64)
         materials = [
             static(
-                "G4Material", "GetMaterial", "RK8G4Stringb", string(name), True,
+                "G4Material", "GetMaterial", "RK8G4Stringb", string(material), True,
                 types=[POINTER, BOOL],
             )
-            for name in active
+            for material in active
         ]  # fmt: skip
         # the virtual pointer points behind offset-to-top and type information
         fields = [
