@@ -92,9 +92,9 @@ def _check(n, seed, workers, emin, emax, physics, brem) -> None:
         raise UsageError(
             f"n = {n} and workers = {workers} must be at least 1, seed = {seed} at least 0"
         )
-    if not 0.01 <= emin <= emax <= 2000.0:
+    if not 0.01 <= emin <= emax <= 5000.0:
         raise UsageError(
-            f"energies from {emin} to {emax} GeV: expected 0.01 <= emin <= emax <= 2000 (GeV)"
+            f"energies from {emin} to {emax} GeV: expected 0.01 <= emin <= emax <= 5000 (GeV)"
         )
     for value, known, what in (
         (physics, setups.PHYSICS, "physics list"),
