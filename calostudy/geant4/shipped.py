@@ -42,7 +42,9 @@ SHIPPED = (
     Sample("ds1-pions", "evaluation", 5_000, 206),
     Sample("ds2", "train", 3_000, 104),
     Sample("ds2", "evaluation", 2_000, 204),
+    Sample("ds3", "train", 600, 104),  # the hits of ds2
     Sample("ds3", "evaluation", 1_000, 204),  # the hits of ds2
+    Sample("ild-photons", "train", 600, 107),
     Sample("ild-photons", "evaluation", 1_000, 207),
     Sample("segmentations", "evaluation", 1_000, 208),
 )
