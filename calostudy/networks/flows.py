@@ -62,6 +62,7 @@ def maf_flow(
     minimum=1e-6,
     seed=0,
     degrees="sequential",
+    kind=MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
 ) -> Flow:
     """Masked autoregressive flow on `features` numbers, conditioned on `context` numbers.
 
@@ -75,6 +76,7 @@ def maf_flow(
     ...: with hidden < features - 1 no block looks at features beyond the first `hidden`.
     "spread" spaces the degrees evenly over all features, which a small network needs.
     seed: of weights and permutations.
+    kind: class of the blocks (`calostudy.networks.iaf` has another).
 
     Raises UsageError on sizes that do not fit together.
     """
@@ -93,7 +95,7 @@ def maf_flow(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for i in range(blocks):
-            transform = MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+            transform = kind(
                 features=features,
                 hidden_features=hidden,
                 context_features=context,
@@ -133,9 +135,9 @@ def _spread_degrees(made):
     made.final_layer.mask = (made.final_layer.degrees[:, None] > previous).to(layer.mask)
 
 
-def autoregressive_steps(flow):
-    """The transforms of a flow from data to noise, checked: a list of nflows `Permutation` and
-    `MaskedPiecewiseRationalQuadraticAutoregressiveTransform`.
+def autoregressive_steps(flow, kind=MaskedPiecewiseRationalQuadraticAutoregressiveTransform):
+    """The transforms of a flow from data to noise, checked: a list of nflows `Permutation` and of
+    blocks of class `kind`.
 
     Raises UsageError where the flow holds anything that the fast paths do not know.
     """
@@ -143,7 +145,7 @@ def autoregressive_steps(flow):
     for step in steps:
         if isinstance(step, Permutation):
             known = step._dim == 1
-        elif type(step) is MaskedPiecewiseRationalQuadraticAutoregressiveTransform:
+        elif type(step) is kind:
             made = step.autoregressive_net
             known = (
                 step.tails == "linear"
@@ -162,8 +164,8 @@ def autoregressive_steps(flow):
         if not known:
             raise UsageError(
                 f"{type(step).__name__} is not a transform that the fast flow evaluation knows; "
-                "expected nflows permutations and feed-forward RQS autoregressive transforms "
-                "with linear tails and ReLU"
+                f"expected nflows permutations and feed-forward {kind.__name__} with linear tails "
+                "and ReLU"
             )
     return steps
 
@@ -179,7 +181,7 @@ def spline_settings(transform) -> SplineSettings:
     )
 
 
-def _spline_parameters(made, columns, context):
+def spline_parameters(made, columns, context):
     """MADE on columns: (features, samples), (context, samples) -> (outputs, samples)."""
     hidden = masked_linear(made.initial_layer, columns)
     if context is not None:
@@ -201,7 +203,7 @@ def to_noise(flow, inputs, context=None):
         if isinstance(step, Permutation):
             columns = columns.index_select(0, step._permutation)
             continue
-        parameters = _spline_parameters(step.autoregressive_net, columns, context)
+        parameters = spline_parameters(step.autoregressive_net, columns, context)
         columns, logs = rational_quadratic_spline(columns, parameters, spline_settings(step))
         logabsdet = logabsdet + logs
     return columns.t(), logabsdet

@@ -59,15 +59,21 @@ class _StaircaseLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         columns, weight, mask = ctx.saved_tensors
-        g_columns, g_weight = torch.zeros_like(columns), torch.zeros_like(weight)
+        of_columns, of_weight = ctx.needs_input_grad[:2]
+        g_columns = torch.zeros_like(columns) if of_columns else None
+        g_weight = torch.zeros_like(weight) if of_weight else None
         for rows, full, mixed in ctx.plan:
             part = gradient[rows]
-            torch.mm(part, columns[full].t(), out=g_weight[rows, full])
-            g_columns[full].addmm_(weight[rows, full].t(), part)
+            if of_weight:
+                torch.mm(part, columns[full].t(), out=g_weight[rows, full])
+            if of_columns:
+                g_columns[full].addmm_(weight[rows, full].t(), part)
             if mixed.stop > mixed.start:
                 kept = mask[rows, mixed]
-                torch.mul(part @ columns[mixed].t(), kept, out=g_weight[rows, mixed])
-                g_columns[mixed].addmm_((weight[rows, mixed] * kept).t(), part)
+                if of_weight:
+                    torch.mul(part @ columns[mixed].t(), kept, out=g_weight[rows, mixed])
+                if of_columns:
+                    g_columns[mixed].addmm_((weight[rows, mixed] * kept).t(), part)
         return g_columns, g_weight, gradient.sum(dim=1), None, None
 
 

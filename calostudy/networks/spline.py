@@ -73,7 +73,7 @@ class SplineSettings:
 # ---- kernels: one vector of neighbouring samples of one feature ---------------------------
 
 
-class _Access:
+class Access:
     """Loads and stores of one vector inside an intrinsic's code generation."""
 
     def __init__(self, context, builder, signature, args):
@@ -112,7 +112,7 @@ class _Access:
 @intrinsic
 def _forward_vector(_context, inputs, parameters, numbers, outputs, logs, bins, row, column):
     def codegen(context, builder, signature, args):
-        at = _Access(context, builder, signature, args)
+        at = Access(context, builder, signature, args)
         v = at.v
         raw = [v.load(address) for address in at.rows(1, 3 * at.bins - 1)]
         (position,), (output,), log = at.rows(0, 1), at.rows(3, 1), at.column_of(4)
@@ -139,7 +139,7 @@ def _gradient_vector(
     column,
 ):
     def codegen(context, builder, signature, args):
-        at = _Access(context, builder, signature, args)
+        at = Access(context, builder, signature, args)
         v, count = at.v, 3 * at.bins - 1
         raw = [v.load(address) for address in at.rows(1, count)]
         (position,), (g_output,), (g_input,) = (at.rows(k, 1) for k in (0, 3, 5))
@@ -200,7 +200,7 @@ def _compiled(sources):
 _forward, _gradients = _compiled(source_stamp(simd, spline_vectors))
 
 
-def _in_parts(work, rows):
+def in_parts(work, rows):
     """work(part, slice of rows) for the fixed parts, on torch's number of threads."""
     bounds = np.linspace(0, rows, min(PARTS, rows) + 1).astype(int)
     parts = [(i, slice(a, b)) for i, (a, b) in enumerate(pairwise(bounds))]
@@ -228,7 +228,7 @@ class _SplineFunction(torch.autograd.Function):
                 lanes_of(x.dtype),
             )
 
-        _in_parts(work, len(x))
+        in_parts(work, len(x))
         return torch.from_numpy(outputs), torch.from_numpy(logs.sum(axis=0))
 
     @staticmethod
@@ -255,16 +255,16 @@ class _SplineFunction(torch.autograd.Function):
                 lanes_of(x.dtype),
             )
 
-        _in_parts(work, len(x))
+        in_parts(work, len(x))
         return torch.from_numpy(g_x), torch.from_numpy(g_raw), None
 
 
-def _with_torch(inputs, parameters, settings):
-    """The same function in plain torch, for devices that numba cannot reach."""
+def torch_bins(position, parameters, settings, inverse=False):
+    """Edges and derivatives of the bins that hold positions (features, samples), in plain torch:
+    left, right, low, high, left and right derivative; `inverse`: the positions are values of the
+    spline."""
     bins, bound = settings.bins, settings.tail_bound
-    raw = parameters.view(len(inputs), settings.parameters, -1)
-    inside = inputs.abs() <= bound
-    position = inputs.clamp(-bound, bound).unsqueeze(1)
+    raw = parameters.view(len(position), settings.parameters, -1)
 
     def knots(unnormalised, minimum):
         sizes = minimum + (1.0 - minimum * bins) * torch.softmax(unnormalised, dim=1)
@@ -276,14 +276,23 @@ def _with_torch(inputs, parameters, settings):
     derivatives = settings.min_derivative + F.softplus(
         F.pad(raw[:, 2 * bins :], (0, 0, 1, 1), value=settings.edge)
     )
-    chosen = (position >= x_knots[:, 1:-1]).sum(dim=1, keepdim=True)
-    left, right, low, high, d0, d1 = (
+    search = y_knots if inverse else x_knots
+    chosen = (position.unsqueeze(1) >= search[:, 1:-1]).sum(dim=1, keepdim=True)
+    return tuple(
         values.gather(1, chosen + step).squeeze(1)
         for values in (x_knots, y_knots, derivatives)
         for step in (0, 1)
     )
+
+
+def _with_torch(inputs, parameters, settings):
+    """The same function in plain torch, for devices that numba cannot reach."""
+    bound = settings.tail_bound
+    inside = inputs.abs() <= bound
+    position = inputs.clamp(-bound, bound)
+    left, right, low, high, d0, d1 = torch_bins(position, parameters, settings)
     slope = (high - low) / (right - left)
-    theta = (position.squeeze(1) - left) / (right - left)
+    theta = (position - left) / (right - left)
     mixed = theta * (1.0 - theta)
     denominator = slope + (d0 + d1 - 2.0 * slope) * mixed
     rise = (high - low) * (slope * theta**2 + d0 * mixed) / denominator

@@ -41,11 +41,8 @@ class IncrementalSampler:
             raise UsageError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
         if not isinstance(flow._embedding_net, torch.nn.Identity):
             raise UsageError("a flow with an embedding network of its context is not supported")
-        transforms, order, self._last_order = _sampling_steps(flow)
-        settings = {spline_settings(transform) for transform in transforms}
-        if len(settings) != 1:
-            raise UsageError("the blocks of the flow have different splines, expected one kind")
-        (settings,) = settings
+        transforms, order, self._last_order = sampling_steps(autoregressive_steps(flow))
+        settings = common_settings(transforms)
         self.dtype = np.dtype(dtype)
         packed = pack([sorted_made(t.autoregressive_net) for t in transforms], self.dtype)
         self.features = order.shape[1]
@@ -59,16 +56,7 @@ class IncrementalSampler:
         """noise (N, features), context (N, context) -> samples (N, features), of the sampler's
         dtype. A sample depends on its own noise and context only: neither the size of the batch
         nor the number of threads changes a bit of it."""
-        noise = np.ascontiguousarray(noise, self.dtype)
-        if noise.ndim != 2 or noise.shape[1] != self.features:
-            raise UsageError(f"noise of shape {noise.shape}, expected (N, {self.features})")
-        if context is None:
-            context = np.zeros((len(noise), 0))
-        context = np.ascontiguousarray(context, self.dtype)
-        if context.shape != (len(noise), self.context):
-            raise UsageError(
-                f"context of shape {context.shape}, expected {(len(noise), self.context)}"
-            )
+        noise, context = checked_inputs(noise, context, self.features, self.context, self.dtype)
         output = np.empty_like(noise)
 
         def work(tile):
@@ -103,21 +91,48 @@ def tiles(samples, threads, lanes):
     ]
 
 
-def _sampling_steps(flow):
-    """Autoregressive transforms in sampling order; for each, which of the previous values it
-    takes in which order (blocks, D); and the order of the last values, None if unchanged."""
+def checked_inputs(noise, context, features, conditions, dtype):
+    """noise (N, features) and context (N, conditions) as contiguous arrays of `dtype`, or
+    UsageError."""
+    noise = np.ascontiguousarray(noise, dtype)
+    if noise.ndim != 2 or noise.shape[1] != features:
+        raise UsageError(f"noise of shape {noise.shape}, expected (N, {features})")
+    if context is None:
+        context = np.zeros((len(noise), 0))
+    context = np.ascontiguousarray(context, dtype)
+    if context.shape != (len(noise), conditions):
+        raise UsageError(f"context of shape {context.shape}, expected {(len(noise), conditions)}")
+    return noise, context
+
+
+def common_settings(transforms):
+    """The spline settings that all blocks have, or UsageError."""
+    settings = {spline_settings(transform) for transform in transforms}
+    if len(settings) != 1:
+        raise UsageError("the blocks of the flow have different splines, expected one kind")
+    return settings.pop()
+
+
+def sampling_steps(steps):
+    """The blocks among the transforms of a flow, in sampling order; for each, which of the previous
+    values it takes in which order (blocks, D); and the order of the last values, None if
+    unchanged."""
     transforms, order = [], []
-    features = flow._distribution._shape[0]
-    pending = np.arange(features)
-    for step in reversed(autoregressive_steps(flow)):
+    pending = np.arange(_features(steps))
+    for step in reversed(steps):
         if isinstance(step, Permutation):
             pending = pending[step._inverse_permutation.cpu().numpy()]
         else:
             transforms.append(step)
             order.append(pending)
-            pending = np.arange(features)
-    last = None if (pending == np.arange(features)).all() else pending
+            pending = np.arange(len(pending))
+    last = None if (pending == np.arange(len(pending))).all() else pending
     return transforms, np.array(order), last
+
+
+def _features(steps):
+    (block, *_) = (step for step in steps if not isinstance(step, Permutation))
+    return block.autoregressive_net.initial_layer.in_features
 
 
 @dataclass(frozen=True)
@@ -192,6 +207,13 @@ class Packed:
     context: int
 
 
+def reach(made) -> list:
+    """For each hidden layer, how many of its inputs each packed group of its units depends on."""
+    tops = [made.degrees[g : g + GROUP][-1] for g in range(0, len(made.degrees), GROUP)]
+    inner = np.searchsorted(made.degrees, tops, side="right")
+    return [np.array(tops)] + [inner] * (len(made.hidden) - 1)
+
+
 def pack(mades, dtype) -> Packed:
     """Pack sorted MADEs of equal sizes for `maf_kernels.invert`."""
     chunks, position = [], 0
@@ -217,14 +239,10 @@ def pack(mades, dtype) -> Packed:
         context_at.append(
             [add(made.context[0][g], made.context[0].shape[1], GROUP) for g in groups]
         )
-        tops = [made.degrees[g][-1] for g in groups]
-        reach = [tops] + [np.searchsorted(made.degrees, tops, side="right")] * (
-            len(made.hidden) - 1
-        )
         hidden_at.append(
             [
                 [add(weight[g], int(k), GROUP) for g, k in zip(groups, inputs, strict=True)]
-                for (weight, _), inputs in zip(made.hidden, reach, strict=True)
+                for (weight, _), inputs in zip(made.hidden, reach(made), strict=True)
             ]
         )
         final_at.append(
