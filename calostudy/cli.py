@@ -248,24 +248,32 @@ def simulate(
     err.print(f"{n:,} showers in {path}")
 
 
+OutDirectory = Annotated[Path, typer.Option("--out", metavar="DIR", help="Weights, card and log.")]
+ShowersFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Train on this file, not the dataset's own.")
+]
+Source = Annotated[str, typer.Option(help="simulated or public.")]
+FirstShowers = Annotated[
+    int | None, typer.Option("-n", min=2, help="Only the first N showers; default: all.")
+]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Epochs of each network; default: the recipe's.")
+]
+Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint in DIR.")]
+
+
 @app.command()
 def train(
     model: ModelArgument,
     dataset: DatasetArgument,
-    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Weights, card and log.")],
+    out_dir: OutDirectory,
     size: Size = "embedded",
-    showers: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Train on this file, not the dataset's own.")
-    ] = None,
-    source: Annotated[str, typer.Option(help="simulated or public.")] = "simulated",
-    n: Annotated[
-        int | None, typer.Option("-n", min=2, help="Only the first N showers; default: all.")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of each network; default: the recipe's.")
-    ] = None,
+    showers: ShowersFile = None,
+    source: Source = "simulated",
+    n: FirstShowers = None,
+    epochs: Epochs = None,
     seed: Seed = 0,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in DIR.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Train a surrogate. A killed run goes on exactly with --resume.
 
@@ -274,24 +282,60 @@ def train(
 
     Example: `calostudy train caloflow-teacher calogan-eplus --out my_weights`
     """
+    from calostudy.models import build
+    from calostudy.training import train as fit
+
+    surrogate = build(model, dataset, size, seed=seed)
+    sample, path = _training_showers(dataset, showers, source, n)
+    fit(surrogate, sample, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
+    err.print(f"weights in {out_dir}")
+
+
+@app.command()
+def distill(
+    model: ModelArgument,
+    dataset: DatasetArgument,
+    out_dir: OutDirectory,
+    teacher: Annotated[
+        Path, typer.Option("--teacher", metavar="DIR", help="Trained weights of the teacher.")
+    ],
+    size: Size = "embedded",
+    showers: ShowersFile = None,
+    source: Source = "simulated",
+    n: FirstShowers = None,
+    epochs: Epochs = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Train a student to do what a trained teacher does. A killed run goes on with --resume.
+
+    Example: `calostudy distill caloflow-student calogan-eplus --teacher my_weights --out student`
+    """
+    from calostudy.models import build, load
+    from calostudy.training import train as fit
+
+    surrogate = build(model, dataset, size, seed=seed)
+    surrogate.learn_from(load(teacher))
+    sample, path = _training_showers(dataset, showers, source, n)
+    fit(surrogate, sample, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
+    err.print(f"weights in {out_dir}")
+
+
+def _training_showers(dataset: str, showers: Path | None, source: str, n: int | None):
+    """The showers to train on, all or the first ``n``, and the file that they come from."""
     from calostudy.datasets import dataset as catalogue_entry
     from calostudy.datasets import load, showers_path
-    from calostudy.models import build
     from calostudy.showers import read
-    from calostudy.training import train as fit
 
     entry = catalogue_entry(dataset)
     path = showers or showers_path(dataset, "train", source)
-    surrogate = build(model, dataset, size, seed=seed)
     if showers:
         sample = read(showers, entry.calorimeter, energy_range=entry.energies.range)
     else:
         sample = load(dataset, "train", source)
     if n is not None and n > len(sample):
         raise UsageError(f"-n {n}: {path} has {len(sample)} showers to train on")
-    sample = sample if n is None else sample[:n]
-    fit(surrogate, sample, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
-    err.print(f"weights in {out_dir}")
+    return (sample if n is None else sample[:n]), path
 
 
 def _surrogate(model: str, dataset: str, size: str, weights: Path | None, untrained: bool):

@@ -92,7 +92,7 @@ def train(
     progress: bool = True,
     data_path: str | Path | None = None,
 ) -> Surrogate:
-    """Train every network of a surrogate, keep the best validation weights, write them to `out`.
+    """Train the networks of a surrogate, keep the best validation weights, write them to `out`.
 
     `out` receives `weights.safetensors`, `card.json` and `log.jsonl` (a line per epoch: network,
     epoch, train_loss, validation_loss, learning_rate, seconds, skipped batches), and a checkpoint
@@ -108,7 +108,7 @@ def train(
     out = Path(out)
     if len(showers) < 2:
         raise DataError(f"{len(showers)} shower to train on, expected at least 2")
-    recipes = {name: surrogate.recipe(name) for name in surrogate.networks}
+    recipes = {name: surrogate.recipe(name) for name in surrogate.trained_networks}
     if epochs is not None:
         recipes = {name: replace(recipe, epochs=epochs) for name, recipe in recipes.items()}
     signature = _signature(surrogate, showers, recipes, seed)
@@ -273,6 +273,7 @@ def _signature(surrogate, showers: Showers, recipes, seed: int) -> dict[str, Any
         "recipes": {name: asdict(recipe) for name, recipe in recipes.items()},
         "showers": len(showers),
         "showers_sha256": content.hexdigest(),
+        **surrogate.training_origin(),
     }
     return json.loads(json.dumps(signature))
 

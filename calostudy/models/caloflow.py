@@ -17,6 +17,7 @@ showers have zeros there.
 """
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,6 @@ from calostudy import preprocessing as pre
 from calostudy.errors import UsageError
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.flows import (
-    autoregressive_steps,
     log_prob,
     maf_flow,
     spline_settings,
@@ -125,10 +125,9 @@ RECIPES = {
 """By size, calorimeter and network."""
 
 
-class CaloFlowTeacher(Surrogate):
-    """CaloFlow's teacher on the CaloGAN calorimeter or CaloChallenge dataset 1."""
+class CaloFlow(Surrogate):
+    """What teacher and student share: data, conditions, flow-I, the way from noise to showers."""
 
-    name: ClassVar[str] = "caloflow-teacher"
     datasets: ClassVar[tuple[str, ...]] = (
         "calogan-eplus",
         "calogan-gamma",
@@ -136,11 +135,6 @@ class CaloFlowTeacher(Surrogate):
         "ds1-photons",
         "ds1-pions",
     )
-
-    @property
-    def network_evaluations(self) -> int:
-        """One: the exact incremental inverse does the work of one pass through each block."""
-        return 1
 
     @property
     def precision(self) -> torch.dtype:
@@ -154,8 +148,20 @@ class CaloFlowTeacher(Surrogate):
     def preparation(self) -> Preparation:
         return PREPARATION[self.dataset.calorimeter.name]
 
+    def structure(self, network: str) -> Structure:
+        """The hyperparameters of one of the two flows."""
+        return STRUCTURE[self.size][self.dataset.calorimeter.name][network]
+
     def recipe(self, network: str) -> TrainingRecipe:
         return RECIPES[self.size][self.dataset.calorimeter.name][network]
+
+    @abstractmethod
+    def voxel_flow(self, *sizes: int, **options) -> Flow:
+        """A fresh flow-II; arguments as for `calostudy.networks.flows.maf_flow`."""
+
+    @abstractmethod
+    def samplers(self, network: str) -> "Mapping[str, Callable[[Flow, str], Inverse]]":
+        """Ways from noise to what a network describes, by name; the first is the default."""
 
     @property
     def embedded(self) -> bool:
@@ -192,15 +198,14 @@ class CaloFlowTeacher(Surrogate):
     def build_networks(self) -> dict[str, Flow]:
         calorimeter = self.dataset.calorimeter
         layers = [layer.cells for layer in calorimeter.layers]
-        structure = STRUCTURE[self.size][calorimeter.name]
         flows = {
-            LAYERS: maf_flow(len(layers), 1, seed=self.seed, **vars(structure[LAYERS])),
-            VOXELS: maf_flow(
+            LAYERS: maf_flow(len(layers), 1, seed=self.seed, **vars(self.structure(LAYERS))),
+            VOXELS: self.voxel_flow(
                 calorimeter.cells,
                 1 + len(layers),
                 layer_sizes=layers,
                 seed=self.seed,
-                **vars(structure[VOXELS]),
+                **vars(self.structure(VOXELS)),
             ),
         }
         if self.embedded:
@@ -222,12 +227,7 @@ class CaloFlowTeacher(Surrogate):
 
         In training, size `embedded` mirrors the showers of a Cartesian calorimeter at random.
         """
-        if self._reflections is not None and self.networks[network].training:
-            cells = pre.reflect_at_random(batch["cells"], self._reflections)
-            batch = {**batch, "cells": cells}
-        values, context = self._to_flow(network, batch)
-        values, log_deviation = self._standardised(network, values)
-        values, context = values.to(self.precision), context.to(self.precision)
+        values, context, log_deviation = self._inputs(network, batch)
         return log_deviation - log_prob(self.networks[network], values, context)
 
     def sample(
@@ -236,16 +236,16 @@ class CaloFlowTeacher(Surrogate):
         seed: int = 0,
         first: int = 0,
         *,
-        sampler: str = "incremental",
+        sampler: str | None = None,
         precision: str | None = None,
     ) -> Showers:
         """Showers (cells float32) for incident energies (N,) in MeV.
 
         Cells below the data set's threshold, at least `SMALLEST_CELL`, are 0.
 
-        `sampler` is "incremental" (exact and fast) or "nflows" (the same function by nflows' own
-        inverse, the yardstick: slow). `precision` of the networks is "float32" or "float64", by
-        default that of torch, which a hardware target sets.
+        `sampler` is one of `samplers`: by default the exact and fast one, or "nflows" (the same
+        function by nflows itself, the yardstick: slow). `precision` of the networks is "float32"
+        or "float64", by default that of torch, which a hardware target sets.
 
         Raises:
             UsageError: there is no such sampler or precision.
@@ -255,21 +255,37 @@ class CaloFlowTeacher(Surrogate):
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
         layers = len(calorimeter.layers)
         noise = normal(seed, first, len(energy), layers + calorimeter.cells)
-
-        def invert(network, noise, context):
-            values = self._inverse(network, sampler, precision)(noise, context.numpy())
-            return pre.inverse_logit(
-                self._unstandardised(network, torch.as_tensor(values).double())
-            )
-
         incident = pre.to_units(torch.as_tensor(energy))
-        fractions = invert(LAYERS, noise[:, :layers], self._incident_condition(incident))
-        energies = pre.energies_from_fractions(fractions, incident, self.preparation.response)
-        voxels = invert(VOXELS, noise[:, layers:], self._voxel_condition(incident, energies))
+        energies = self._layer_energies(noise[:, :layers], incident, sampler, precision)
+        condition = self._voxel_condition(incident, energies)
+        voxels = self._fractions(VOXELS, noise[:, layers:], condition, sampler, precision)
         cells = pre.to_mev(pre.scale_layers(voxels, energies, calorimeter.slices))
         overflow = np.zeros((len(energy), layers)) if calorimeter.name == "calogan" else None
         showers = Showers(calorimeter, energy, cells.numpy().astype(np.float32), overflow)
         return showers.above_threshold(max(self.dataset.threshold, SMALLEST_CELL))
+
+    def _layer_energies(self, noise, incident, sampler, precision) -> Tensor:
+        """Layer energies (N, L) by flow-I from noise (N, L), in units of 100 GeV."""
+        condition = self._incident_condition(incident)
+        fractions = self._fractions(LAYERS, noise, condition, sampler, precision)
+        return pre.energies_from_fractions(fractions, incident, self.preparation.response)
+
+    def _fractions(self, network, noise, condition, sampler, precision) -> Tensor:
+        """What a flow makes of noise, in [0, 1]."""
+        values = self._inverse(network, sampler, precision)(noise, condition.numpy())
+        return pre.inverse_logit(self._unstandardised(network, torch.as_tensor(values).double()))
+
+    def _inputs(
+        self, network: str, batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """A flow's values and conditions of a batch in the network's precision, and the logarithm
+        of what the values were divided by."""
+        if self._reflections is not None and self.networks[network].training:
+            cells = pre.reflect_at_random(batch["cells"], self._reflections)
+            batch = {**batch, "cells": cells}
+        values, context = self._to_flow(network, batch)
+        values, log_deviation = self._standardised(network, values)
+        return values.to(self.precision), context.to(self.precision), log_deviation
 
     def _to_flow(
         self, network: str, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
@@ -305,23 +321,42 @@ class CaloFlowTeacher(Surrogate):
         layers = pre.log_layers(energies, self.preparation.layer_offset)
         return torch.cat([self._incident_condition(incident), layers], dim=1)
 
-    def _inverse(self, network: str, sampler: str, precision: str) -> "Inverse":
+    def _inverse(self, network: str, sampler: str | None, precision: str) -> "Inverse":
         """The inverse of one flow; made once for as long as its weights stay as they are."""
-        if sampler not in SAMPLERS:
-            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
+        samplers = self.samplers(network)
+        sampler = sampler or next(iter(samplers))
+        if sampler not in samplers:
+            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(samplers)}")
         if precision not in ("float32", "float64"):
             raise UsageError(f"precision {precision!r}: expected float32 or float64")
         flow, key = self.networks[network], (network, sampler, precision)
         version = tuple(p._version for p in flow.parameters())
         made = self.__dict__.setdefault("_inverses", {})
         if key not in made or made[key][0] != version:
-            made[key] = version, SAMPLERS[sampler](flow, precision)
+            made[key] = version, samplers[sampler](flow, precision)
         return made[key][1]
+
+
+class CaloFlowTeacher(CaloFlow):
+    """CaloFlow's teacher on the CaloGAN calorimeter or CaloChallenge dataset 1."""
+
+    name: ClassVar[str] = "caloflow-teacher"
+
+    @property
+    def network_evaluations(self) -> int:
+        """One: the exact incremental inverse does the work of one pass through each block."""
+        return 1
+
+    def voxel_flow(self, *sizes: int, **options) -> Flow:
+        return maf_flow(*sizes, **options)
+
+    def samplers(self, network: str) -> "Mapping[str, Callable[[Flow, str], Inverse]]":
+        return SAMPLERS
 
 
 def _begin_at_identity(flow: Flow) -> None:
     """Make the splines of a fresh flow almost the identity: equal bins, slope 1 at the knots."""
-    for step in autoregressive_steps(flow):
+    for step in flow._transform._transforms:
         if isinstance(step, Permutation):
             continue
         final, spline = step.autoregressive_net.final_layer, spline_settings(step)
@@ -335,7 +370,8 @@ Inverse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(noise (N, D), context (N, C)) to samples (N, D)."""
 
 
-def _incremental(flow: Flow, precision: str) -> Inverse:
+def incremental(flow: Flow, precision: str) -> Inverse:
+    """The exact inverse of a masked autoregressive flow at the cost of one pass."""
     sampler = IncrementalSampler(flow, precision)
 
     def inverse(noise, context):
@@ -344,7 +380,8 @@ def _incremental(flow: Flow, precision: str) -> Inverse:
     return inverse
 
 
-def _nflows(flow: Flow, precision: str) -> Inverse:
+def plain(flow: Flow, precision: str) -> Inverse:
+    """nflows' own inverse."""
     dtype = getattr(torch, precision)
     transform = copy.deepcopy(flow._transform).to(dtype).eval()
 
@@ -357,6 +394,6 @@ def _nflows(flow: Flow, precision: str) -> Inverse:
 
 
 SAMPLERS: dict[str, Callable[[Flow, str], Inverse]] = {
-    "incremental": _incremental,
-    "nflows": _nflows,
+    "incremental": incremental,
+    "nflows": plain,
 }

@@ -100,6 +100,23 @@ class Surrogate(ABC):
         """Set the `constants` from the training showers; the same showers give the same numbers."""
         return None
 
+    def learn_from(self, teacher: "Surrogate") -> None:
+        """Take another surrogate as the teacher of the training to come.
+
+        Raises:
+            UsageError: this model has no teacher, or not this one.
+        """
+        raise UsageError(f"{self.name} has no teacher, it is trained on showers alone")
+
+    @property
+    def trained_networks(self) -> tuple[str, ...]:
+        """The networks that a training fits, in this order; what else there is was given."""
+        return tuple(self.networks)
+
+    def training_origin(self) -> dict[str, str]:
+        """What the trained weights depend on besides showers, seeds and recipes."""
+        return {}
+
     @abstractmethod
     def recipe(self, network: str) -> TrainingRecipe:
         """How the network is trained."""
