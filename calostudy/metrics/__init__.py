@@ -1,14 +1,14 @@
 """Metrics: generated showers against reference showers, each number with its uncertainty.
 
 `evaluate` gives a `Score` per metric: the value, its uncertainty and of which kind that is, and the
-floor, the same metric between two independent Geant4 samples. A metric is one function in
-`METRICS`; adding one there is all that a new metric needs.
+floor, the same metric between two independent Geant4 samples. The metrics are those of
+:mod:`calostudy.metrics.measures`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from scipy.stats import ks_2samp
@@ -16,8 +16,16 @@ from scipy.stats import ks_2samp
 from calostudy.datasets import Dataset
 from calostudy.datasets import dataset as catalogue_entry
 from calostudy.errors import DataError, UsageError
-from calostudy.metrics.classifier import EPOCHS, Classification, classify
-from calostudy.metrics.histograms import mean_separation, separations
+from calostudy.metrics.classifier import EPOCHS
+from calostudy.metrics.measures import (
+    HALF,
+    METRICS,
+    OUTSIDE,
+    SHRINKING,
+    TWO_SIDED,
+    Measurement,
+    Options,
+)
 from calostudy.showers import Showers
 
 __all__ = ["METRICS", "Measurement", "Options", "Score", "evaluate"]
@@ -25,41 +33,16 @@ __all__ = ["METRICS", "Measurement", "Options", "Score", "evaluate"]
 FLOOR_SAMPLE = "another Geant4 sample"
 FLOOR_HALVES = "two halves of the reference"
 DISTINCT = 2.0  # standard deviations above the floor from which a difference counts as seen
-OUTSIDE = 0.02  # difference in the share of entries outside a histogram that is worth a warning
-
-
-@dataclass(frozen=True)
-class Options:
-    """How metrics are computed. hidden: nodes of the classifiers, None for the published number."""
-
-    repeats: int = 5
-    seed: int = 0
-    hidden: int | None = None
-    epochs: int = EPOCHS
-    replicas: int = 100
-    device: str = "cpu"
-    progress: bool = False
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A value with its uncertainty; `details` are its parts by name, each (value, uncertainty)."""
-
-    value: float
-    uncertainty: float
-    kind: str
-    details: dict[str, tuple[float, float]] = field(default_factory=dict)
-    settings: dict[str, float | int | str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Score:
     """One metric of one generated sample.
 
-    generated, reference: showers compared. uncertainty_kind: "bootstrap over showers", "spread
-    over repeats" or "bootstrap over validation showers". floor: the metric between Geant4 samples,
-    `floor_kind` says which. significance: distance to the floor in standard deviations.
+    generated, reference: showers compared. uncertainty_kind: for example "bootstrap over
+    showers" or "spread over repeats". floor: the metric between Geant4 samples, `floor_kind` says
+    which. significance: distance to the floor in standard deviations; for metrics of `TWO_SIDED`
+    its size, of either sign.
     details: the metric's parts by name with value, uncertainty and floor.
     """
 
@@ -80,114 +63,6 @@ class Score:
     def as_dict(self) -> dict:
         """Plain values for JSON."""
         return asdict(self) | {"warnings": list(self.warnings)}
-
-
-# ---- the metrics ------------------------------------------------------------------------------
-
-
-def measure_separation(
-    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
-) -> dict[str, Measurement]:
-    """Mean separation power over all observables; `details` has each."""
-    table = separations(
-        generated,
-        reference,
-        entry,
-        replicas=options.replicas,
-        seed=options.seed,
-        bins_from=ruler,
-    )
-    value, uncertainty = mean_separation(table)
-    lost = [
-        f"separation power of {name}: {s.generated_outside:.1%} of the generated and "
-        f"{s.reference_outside:.1%} of the reference entries lie outside the histogram"
-        for name, s in table.items()
-        if abs(s.generated_outside - s.reference_outside) > OUTSIDE
-    ]
-    return {
-        "separation_power": Measurement(
-            value,
-            uncertainty,
-            "bootstrap over showers",
-            details={name: (s.value, s.uncertainty) for name, s in table.items()},
-            settings={"observables": len(table), "replicas": options.replicas},
-            warnings=tuple(lost),
-        )
-    }
-
-
-def _classifier(inputs: str) -> Callable[..., dict[str, Measurement]]:
-    def measure(
-        generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
-    ) -> dict[str, Measurement]:
-        generated, reference, note = _equal_sizes(generated, reference, options.seed)
-        result = classify(
-            generated,
-            reference,
-            entry,
-            inputs=inputs,
-            hidden=options.hidden,
-            repeats=options.repeats,
-            epochs=options.epochs,
-            seed=options.seed,
-            device=options.device,
-            progress=options.progress,
-        )
-        return {
-            f"{score}_{inputs}": _summary(result, score, note, options) for score in ("auc", "jsd")
-        }
-
-    measure.__doc__ = f"AUC and JSD of the classifier with {inputs}-level inputs."
-    return measure
-
-
-def _summary(
-    result: Classification, score: str, note: tuple[str, ...], options: Options
-) -> Measurement:
-    value, uncertainty, kind = result.summary(score)
-    settings = {
-        "showers_per_class": "/".join(map(str, result.showers)),
-        "hidden": result.hidden,
-        "epochs": result.epochs,
-        "repeats": options.repeats,
-    }
-    return Measurement(value, uncertainty, kind, {}, settings, note + result.warnings)
-
-
-def _equal_sizes(
-    generated: Showers, reference: Showers, seed: int
-) -> tuple[Showers, Showers, tuple[str, ...]]:
-    """Cut the larger sample, at random, to the size of the smaller: the classifier needs that."""
-    sizes = len(generated), len(reference)
-    n = min(sizes)
-    if sizes == (n, n):
-        return generated, reference, ()
-    rows = np.sort(np.random.default_rng([seed, 1]).choice(max(sizes), n, replace=False))
-    note = (f"classifier: {n} of the {max(sizes)} showers of the larger sample, drawn at random",)
-    if sizes[0] > n:
-        return generated[rows], reference, note
-    return generated, reference[rows], note
-
-
-measure_low = _classifier("low")
-measure_high = _classifier("high")
-
-Metric = Callable[[Showers, Showers, Dataset, Options, Showers], dict[str, Measurement]]
-
-METRICS: dict[str, Metric] = {
-    "separation_power": measure_separation,
-    "auc_low": measure_low,
-    "jsd_low": measure_low,
-    "auc_high": measure_high,
-    "jsd_high": measure_high,
-}
-"""Metric name -> function of (generated, reference, dataset, options, showers that decide bins).
-
-One function may give several metrics, which it computes together.
-"""
-
-# Between samples of one distribution these are noise alone, proportional to 1/N + 1/M.
-SHRINKING = frozenset({"separation_power"})
 
 
 # ---- evaluation -------------------------------------------------------------------------------
@@ -256,7 +131,8 @@ def evaluate(
     metrics: names of `METRICS`. repeats: trainings of each classifier. floor: an independent
     Geant4 sample, of which as many showers as there are generated ones are compared with the
     reference; without it two random halves of the reference are compared. Floors that are noise
-    alone are scaled from the halves' size to that of the comparison.
+    alone are scaled from the halves' size to that of the comparison, those of neighbours
+    extrapolated to it.
     hidden, epochs, device: of the classifiers; replicas: of the bootstrap.
 
     Raises DataError for samples that cannot be compared, UsageError for unknown names.
@@ -283,7 +159,7 @@ def evaluate(
         _score(
             name,
             found[name],
-            _scaled(floors[name], noise if name in SHRINKING else 1.0),
+            _scaled(_at_size(floors[name], found[name]), noise ** SHRINKING.get(name, 0.0)),
             sizes,
             floor_kind,
             common,
@@ -311,6 +187,22 @@ def _floor_pair(
     return halves, FLOOR_HALVES
 
 
+def _at_size(floor: Measurement, found: Measurement) -> Measurement:
+    """The floor of a metric that says what half the showers give, at the size of the comparison.
+
+    From n/2 and n showers by a straight line in the logarithm of n.
+    """
+    if HALF not in floor.details:
+        return floor
+    sizes = [each.settings["showers_per_sample"] for each in (found, floor)]
+    doublings = float(np.log2(sizes[0] / sizes[1]))
+    return replace(
+        floor,
+        value=max(0.0, floor.value + doublings * (floor.value - floor.details[HALF][0])),
+        uncertainty=floor.uncertainty * float(np.hypot(1.0, doublings)),
+    )
+
+
 def _scaled(measurement: Measurement, factor: float) -> Measurement:
     return Measurement(
         measurement.value * factor,
@@ -331,7 +223,10 @@ def _score(
     common: tuple[str, ...],
 ) -> Score:
     spread = float(np.hypot(found.uncertainty, floor.uncertainty))
-    significance = (found.value - floor.value) / spread if spread > 0 else None
+    difference = found.value - floor.value
+    if name in TWO_SIDED:
+        difference = abs(difference)
+    significance = difference / spread if spread > 0 else None
     warnings = [*common, *found.warnings]
     if significance is not None and significance < DISTINCT:
         warnings.append(

@@ -1,0 +1,306 @@
+"""The catalogue of metrics: what `evaluate` computes, each as a function of two samples.
+
+A metric is one function in `METRICS`, of (generated, reference, dataset, options, the showers that
+decide bins and units); adding one there is all that a new metric needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from calostudy.datasets import Dataset
+from calostudy.metrics import distances
+from calostudy.metrics.classifier import EPOCHS, INPUTS, Classification, classify
+from calostudy.metrics.histograms import RATIO, distributions, mean_separation, separations
+from calostudy.metrics.neighbours import HALVES, NAMES, NEIGHBOURS, log_cells, neighbour_metrics
+from calostudy.showers import Showers
+
+OUTSIDE = 0.02  # difference in the share of entries outside a histogram that is worth a warning
+EMPTY_CELL = 0.1  # MeV, in logarithms of cells: of the CaloChallenge evaluation
+HALF = "half the showers"  # detail of a metric: what half as many showers give
+PER_FEATURE = 5  # showers in an FPD batch, below which its covariance is mostly noise
+MOST_NEIGHBOURS = 10_000  # showers per sample in the search for neighbours
+
+
+@dataclass(frozen=True)
+class Options:
+    """How metrics are computed. hidden: nodes of the classifiers, None for the published number."""
+
+    repeats: int = 5
+    seed: int = 0
+    hidden: int | None = None
+    epochs: int = EPOCHS
+    replicas: int = 100
+    device: str = "cpu"
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A value with its uncertainty; `details` are its parts by name, each (value, uncertainty)."""
+
+    value: float
+    uncertainty: float
+    kind: str
+    details: dict[str, tuple[float, float]] = field(default_factory=dict)
+    settings: dict[str, float | int | str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+# ---- the metrics ------------------------------------------------------------------------------
+
+
+def measure_separation(
+    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+) -> dict[str, Measurement]:
+    """Mean separation power over all observables; `details` has each."""
+    table = separations(
+        generated,
+        reference,
+        entry,
+        replicas=options.replicas,
+        seed=options.seed,
+        bins_from=ruler,
+    )
+    value, uncertainty = mean_separation(table)
+    lost = [
+        f"separation power of {name}: {s.generated_outside:.1%} of the generated and "
+        f"{s.reference_outside:.1%} of the reference entries lie outside the histogram"
+        for name, s in table.items()
+        if abs(s.generated_outside - s.reference_outside) > OUTSIDE
+    ]
+    return {
+        "separation_power": Measurement(
+            value,
+            uncertainty,
+            "bootstrap over showers",
+            details={name: (s.value, s.uncertainty) for name, s in table.items()},
+            settings={"observables": len(table), "replicas": options.replicas},
+            warnings=tuple(lost),
+        )
+    }
+
+
+def _classifier(inputs: str) -> Callable[..., dict[str, Measurement]]:
+    def measure(
+        generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+    ) -> dict[str, Measurement]:
+        generated, reference, note = _equal_sizes(generated, reference, options.seed, "classifier")
+        result = classify(
+            generated,
+            reference,
+            entry,
+            inputs=inputs,
+            hidden=options.hidden,
+            repeats=options.repeats,
+            epochs=options.epochs,
+            seed=options.seed,
+            device=options.device,
+            progress=options.progress,
+        )
+        return {
+            f"{score}_{inputs}": _summary(result, score, note, options) for score in ("auc", "jsd")
+        }
+
+    measure.__doc__ = f"AUC and JSD of the classifier with {inputs}-level inputs."
+    return measure
+
+
+def _summary(
+    result: Classification, score: str, note: tuple[str, ...], options: Options
+) -> Measurement:
+    value, uncertainty, kind = result.summary(score)
+    settings = {
+        "showers_per_class": "/".join(map(str, result.showers)),
+        "hidden": result.hidden,
+        "epochs": result.epochs,
+        "repeats": options.repeats,
+    }
+    return Measurement(value, uncertainty, kind, {}, settings, note + result.warnings)
+
+
+def _equal_sizes(
+    generated: Showers, reference: Showers, seed: int, what: str
+) -> tuple[Showers, Showers, tuple[str, ...]]:
+    """Cut the larger sample, at random, to the size of the smaller: `what` needs that."""
+    sizes = len(generated), len(reference)
+    n = min(sizes)
+    if sizes == (n, n):
+        return generated, reference, ()
+    rows = np.sort(np.random.default_rng([seed, 1]).choice(max(sizes), n, replace=False))
+    note = (f"{what}: {n} of the {max(sizes)} showers of the larger sample, drawn at random",)
+    if sizes[0] > n:
+        return generated[rows], reference, note
+    return generated, reference[rows], note
+
+
+measure_low = _classifier("low")
+measure_high = _classifier("high")
+
+
+def _features(showers: Showers, entry: Dataset) -> np.ndarray:
+    return INPUTS["high"](showers, entry)
+
+
+def measure_physics_distances(
+    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+) -> dict[str, Measurement]:
+    """FPD and KPD on the inputs of the high-level classifier."""
+    x, y = distances.scaled(
+        *(_features(s, entry) for s in (generated, reference)), _features(ruler, entry)
+    )
+    smaller = min(len(x), len(y))
+    seed = distances.SEED + options.seed
+    frechet = distances.frechet_physics_distance(x, y, seed=seed)
+    batches = distances.kernel_batches(x, y, seed=seed)
+    size = min(distances.KERNEL_SIZE, smaller)
+    note = []
+    if smaller < distances.FRECHET_SIZES[1]:
+        note.append(
+            f"FPD and KPD: batches of {frechet.sizes[0]:,} to {frechet.sizes[-1]:,} and {size:,} "
+            "showers drawn from these samples; published values have batches of 10,000 to 50,000 "
+            "and 10,000: not comparable with them"
+        )
+    if frechet.sizes[0] < PER_FEATURE * x.shape[1]:
+        note.append(
+            f"FPD: batches of {frechet.sizes[0]:,} showers do not determine the covariance of "
+            f"{x.shape[1]} features: far from 0 for Geant4 itself, compare with the floor alone"
+        )
+    return {
+        "fpd": Measurement(
+            frechet.value,
+            float(np.hypot(frechet.fit_error, frechet.spread)),
+            "bootstrap over showers and fit",
+            details={"extrapolation": (frechet.value, frechet.fit_error)},
+            settings={
+                "features": x.shape[1],
+                "batch_sizes": "/".join(map(str, frechet.sizes)),
+                "batches": distances.FRECHET_BATCHES,
+                "seed": seed,
+            },
+            warnings=tuple(note),
+        ),
+        "kpd": Measurement(
+            *distances.median_and_spread(batches),
+            "spread over batches of showers",
+            settings={
+                "features": x.shape[1],
+                "batch_size": size,
+                "batches": len(batches),
+                "seed": seed,
+            },
+            warnings=tuple(note[:1]),
+        ),
+    }
+
+
+def measure_neighbours(
+    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+) -> dict[str, Measurement]:
+    """Precision, recall, density and coverage in the space of the cells' logarithms."""
+    generated, reference, note = _equal_sizes(generated, reference, options.seed, "neighbours")
+    if len(generated) > MOST_NEIGHBOURS:
+        note += (f"neighbours: {MOST_NEIGHBOURS:,} of the {len(generated):,} showers of each",)
+        generated, reference = generated[:MOST_NEIGHBOURS], reference[:MOST_NEIGHBOURS]
+    # The published 0.1 MeV for empty cells would be above the threshold of a CaloGAN cell.
+    official = entry.calorimeter.file_format == "calochallenge"
+    empty = EMPTY_CELL if official else entry.threshold
+    points = [
+        log_cells(s.above_threshold(entry.threshold).cells, empty) for s in (generated, reference)
+    ]
+    settings = {
+        "neighbours": NEIGHBOURS,
+        "empty_cell_MeV": empty,
+        "halves": HALVES,
+        "showers_per_sample": len(generated),
+    }
+    found = neighbour_metrics(*points, seed=options.seed)
+    return {
+        name: Measurement(
+            *found[name],
+            "spread over halves of both samples",
+            {HALF: found[f"{name}/half"]},
+            settings,
+            note,
+        )
+        for name in NAMES
+    }
+
+
+def measure_correlations(
+    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+) -> dict[str, Measurement]:
+    """Mean absolute difference of the Pearson coefficients of pairs of layer energies."""
+    layers = [s.above_threshold(entry.threshold).layer_energies() for s in (generated, reference)]
+    found = distances.correlation_distance(*layers, options.replicas, options.seed)
+    settings = {"layers": layers[0].shape[1], "replicas": options.replicas}
+    return {"pcc": Measurement(*found, "bootstrap over showers", settings=settings)}
+
+
+def _spread(values: np.ndarray) -> float:
+    """Standard deviation of the replicas that follow the value itself, NaN if there are none."""
+    return float(np.std(values[1:], ddof=1)) if len(values) > 2 else float("nan")
+
+
+def measure_wasserstein(
+    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+) -> dict[str, Measurement]:
+    """Mean Wasserstein distance of the observables in standard deviations of the reference."""
+    first, second, unit = (
+        {n: v for n, v in distributions(s, entry).items() if not n.startswith(f"{RATIO}/")}
+        for s in (generated, reference, ruler)
+    )
+    found = distances.wasserstein_distances(first, second, unit, options.replicas, options.seed)
+    left_out = sorted(set(unit) - set(found))
+    differ = [n for n in left_out if not np.isin(first[n], unit[n]).all()]
+    note = [f"wasserstein: {n} is constant in the reference and left out" for n in differ]
+    mean = np.mean(list(found.values()), axis=0)
+    return {
+        "wasserstein": Measurement(
+            float(mean[0]),
+            _spread(mean),
+            "bootstrap over showers",
+            details={n: (float(v[0]), _spread(v)) for n, v in found.items()},
+            settings={"observables": len(found), "replicas": options.replicas},
+            warnings=tuple(note),
+        )
+    }
+
+
+Metric = Callable[[Showers, Showers, Dataset, Options, Showers], dict[str, Measurement]]
+
+METRICS: dict[str, Metric] = {
+    "separation_power": measure_separation,
+    "auc_low": measure_low,
+    "jsd_low": measure_low,
+    "auc_high": measure_high,
+    "jsd_high": measure_high,
+    "fpd": measure_physics_distances,
+    "kpd": measure_physics_distances,
+    "precision": measure_neighbours,
+    "recall": measure_neighbours,
+    "density": measure_neighbours,
+    "coverage": measure_neighbours,
+    "pcc": measure_correlations,
+    "wasserstein": measure_wasserstein,
+}
+"""Metric name -> function of (generated, reference, dataset, options, showers that decide bins).
+
+One function may give several metrics, which it computes together.
+"""
+
+# Between samples of one distribution these are noise alone, a power of 1/N + 1/M: which one.
+SHRINKING: dict[str, float] = {
+    "separation_power": 1.0,
+    "fpd": 1.0,
+    "kpd": 1.0,
+    "pcc": 0.5,
+    "wasserstein": 0.5,
+}
+
+# A difference on either side of the floor is one: a model that keeps to the crowded places has a
+# higher density and precision than Geant4 itself.
+TWO_SIDED = frozenset({"precision", "recall", "density", "coverage"})
