@@ -332,12 +332,14 @@ def _loss_rows(
 
 
 def curve_rows(table: pd.DataFrame) -> list[dict[str, str]]:
-    """One row per training, the Geant4 floor first; `table` as of `calostudy.tables.measured`.
+    """One row per training, floor and recipe first; `table` as of `calostudy.tables.measured`.
 
     Losses are those of the network that was trained last (of the voxels).
     """
     network = ([name.partition("/")[2] for name in table["quantity"] if "/" in name] or [""])[-1]
     rows = []
+    longer = table["epochs"].notna() & (table["epochs"] != RECIPE)
+    table = table.assign(longer=longer).sort_values("longer", kind="stable")
     keys = ["training_showers", "epochs"]
     for (n, epochs), group in table.groupby(keys, dropna=False, sort=False):
         found = {row.quantity: plus_minus(row.value, row.uncertainty) for row in group.itertuples()}

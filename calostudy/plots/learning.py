@@ -45,6 +45,8 @@ def learning_curve(table: pd.DataFrame) -> Figure:
 
 def _points(axis: Axes, table: pd.DataFrame, quantity: str, colour: str, label: str) -> None:
     own = table[table["quantity"] == quantity].sort_values("training_showers")
+    if own.empty:
+        return
     axis.errorbar(
         own["training_showers"],
         own["value"],
