@@ -46,6 +46,7 @@ SHIPPED = (
     Sample("ds3", "evaluation", 1_000, 204),  # the hits of ds2
     Sample("ild-photons", "train", 600, 107),
     Sample("ild-photons", "evaluation", 1_000, 207),
+    Sample("segmentations", "train", 1_500, 108),
     Sample("segmentations", "evaluation", 1_000, 208),
 )
 
