@@ -348,10 +348,13 @@ def _surrogate(model: str, dataset: str, size: str, weights: Path | None, untrai
         return build(model, dataset, size)
     directory = weights or shipped_weights(model, dataset, size)
     if directory is None:
+        student = build(model, dataset, size).teacher_name is not None
+        how = f"{'distill' if student else 'train'} {model} {dataset} --size {size}"
+        how += " --teacher DIR" if student else ""
         raise UsageError(
             f"no trained weights are shipped for {model} {dataset} {size}: train them with "
-            f"`calostudy train {model} {dataset} --size {size} --out DIR` and pass --weights DIR, "
-            "or pass --untrained to run with random weights"
+            f"`calostudy {how} --out DIR` and pass --weights DIR, or pass --untrained to run with "
+            "random weights"
         )
     surrogate = load(directory)
     if (surrogate.name, surrogate.dataset.name, surrogate.size) != (model, dataset, size):

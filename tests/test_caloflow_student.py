@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from nflows.transforms.permutations import Permutation
+from toy_showers import toy_showers
 
-from calostudy import models, training
+from calostudy import cli, models, training
 from calostudy.datasets import dataset
 from calostudy.errors import UsageError
 from calostudy.models import caloflow, caloflow_student
 from calostudy.models.caloflow import LAYERS, VOXELS
 from calostudy.models.surrogate import TrainingRecipe
-from calostudy.showers import Showers
+from calostudy.showers import Showers, read, write
 from calostudy.training import train
 
 EPLUS = ("caloflow-student", "calogan-eplus", "embedded")
@@ -217,6 +218,32 @@ def test_a_broken_off_distillation_resumes_to_the_same_bits(tmp_path):
     assert (whole / models.WEIGHTS).read_bytes() == (broken / models.WEIGHTS).read_bytes()
     with pytest.raises(UsageError, match="teacher"):
         train(taught(seed=2)[0], showers(), broken, seed=5, resume=True, progress=False)
+
+
+def test_the_command_line_distils_what_generate_then_uses(tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["calostudy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0, capsys.readouterr().err
+
+    _, teacher = taught()
+    teacher.save(tmp_path / "teacher")
+    write(tmp_path / "train.h5", toy_showers("calogan-eplus", 40, seed=1))
+    distil = ("distill", *EPLUS[:2], "--out", tmp_path / "student", "--epochs", 1)
+    distil += ("--showers", tmp_path / "train.h5", "-n", 32, "--teacher")
+    assert run(*distil, tmp_path / "teacher")[0] == 0
+    card = models.read_card(tmp_path / "student")
+    assert card["training"]["showers"] == 32 and card["data"]["file"] == "train.h5"
+    generate = ("generate", *EPLUS[:2], "-n", 5, "--out", tmp_path / "generated.h5")
+    assert run(*generate, "--weights", tmp_path / "student")[0] == 0
+    assert len(read(tmp_path / "generated.h5", dataset("calogan-eplus").calorimeter)) == 5
+    # a student is no teacher, and without shipped weights the way to get them is told
+    status, said = run(*distil, tmp_path / "student", "--resume")
+    assert status == 2 and "caloflow-teacher" in said
+    monkeypatch.setattr(models, "shipped_weights", lambda *name: None)
+    status, said = run("generate", *EPLUS[:2], "-n", 5, "--out", tmp_path / "x.h5")
+    assert status == 2 and "calostudy distill caloflow-student" in said
 
 
 def test_a_student_without_its_teacher_is_a_usage_error(tmp_path):

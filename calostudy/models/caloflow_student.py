@@ -102,6 +102,7 @@ class CaloFlowStudent(CaloFlow):
     """
 
     name: ClassVar[str] = "caloflow-student"
+    teacher_name: ClassVar[str] = CaloFlowTeacher.name
     _teacher: CaloFlowTeacher | None = None
     _bounds: tuple[float, float] = (0.0, 0.0)
 
@@ -141,7 +142,7 @@ class CaloFlowStudent(CaloFlow):
         Raises:
             UsageError: it is not a CaloFlow teacher of the same dataset and size.
         """
-        wanted = CaloFlowTeacher.name, self.dataset.name, self.size
+        wanted = self.teacher_name, self.dataset.name, self.size
         if (teacher.name, teacher.dataset.name, teacher.size) != wanted:
             raise UsageError(f"{self} learns from {' '.join(wanted)}, not from {teacher}")
         for network in teacher.networks.values():

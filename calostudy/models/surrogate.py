@@ -61,6 +61,7 @@ class Surrogate(ABC):
     name: ClassVar[str]
     datasets: ClassVar[tuple[str, ...]]
     sizes: ClassVar[tuple[str, ...]] = ("paper", "embedded")
+    teacher_name: ClassVar[str | None] = None  # of a student: the model that it learns from
 
     def __init__(self, dataset: str | Dataset, size: str = "embedded", seed: int = 0):
         self.dataset = catalogue_entry(dataset) if isinstance(dataset, str) else dataset
