@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def train(
     """Train the networks of a surrogate, keep the best validation weights, write them to `out`.
 
     `out` receives `weights.safetensors`, `card.json` and `log.jsonl` (a line per epoch: network,
-    epoch, train_loss, validation_loss, learning_rate, seconds, skipped batches), and a checkpoint
+    epoch, train_loss, validation_loss, learning_rate, seconds, skipped batches, and what the
+    surrogate monitors), and a checkpoint
     while the training lasts. `epochs` replaces the recipe's number for each network. `data_path`
     names the file that the showers come from, for the card. Returns the surrogate with the
     weights as they were written, rounded to their precision on disk.
@@ -127,8 +129,9 @@ def train(
                 state = state if index == state.network else _State(index, log=state.log)
                 fit.run(state, checkpoint, progress)
             surrogate.round_weights(name)
-            stored[name] = fit.validation_loss()
-    card = {"training": signature, **_account(state.log, stored, data_path)}
+            stored[name] = fit.validation()["validation_loss"]
+    chosen_by = {name: surrogate.chosen_by(name) for name in recipes}
+    card = {"training": signature, **_account(state.log, stored, chosen_by, data_path)}
     surrogate.save(out, card)
     checkpoint.path.unlink()
     return surrogate
@@ -186,7 +189,7 @@ class _Fit:
         self.data = surrogate.prepare(name, showers)
         order = np.random.default_rng([*stream, _SPLIT]).permutation(len(showers))
         aside = min(max(1, round(recipe.validation * len(order))), len(order) - 1)
-        self.validation, self.training = (
+        self.validation_rows, self.training = (
             torch.as_tensor(np.sort(part)) for part in (order[:aside], order[aside:])
         )
         self.steps = math.ceil(len(self.training) / recipe.batch)
@@ -207,12 +210,13 @@ class _Fit:
                 began = time.perf_counter()
                 entry = {"network": self.name, "epoch": epoch + 1}
                 entry.update(self._epoch(epoch, optimizer, scheduler, bar))
-                entry["validation_loss"] = self.validation_loss()
+                entry.update(self.validation())
                 entry["learning_rate"] = scheduler.get_last_lr()[0]
                 entry["seconds"] = round(time.perf_counter() - began, 3)
-                if entry["validation_loss"] < (state.best["loss"] if state.best else math.inf):
+                score = entry[self.surrogate.chosen_by(self.name)]
+                if score < (state.best["loss"] if state.best else math.inf):
                     weights = copy.deepcopy(self.network.state_dict())
-                    state.best = {"loss": entry["validation_loss"], "weights": weights}
+                    state.best = {"loss": score, "weights": weights}
                 bar.set_postfix({k: f"{entry[k]:.4g}" for k in ("train_loss", "validation_loss")})
                 state.epoch, state.log = epoch + 1, [*state.log, entry]
                 state.optimizer = optimizer.state_dict()
@@ -245,17 +249,25 @@ class _Fit:
             bar.update()
         return {"train_loss": total / seen if seen else math.inf, "skipped": skipped}
 
-    def validation_loss(self) -> float:
-        """Mean loss of the showers set aside; the same random numbers at every call."""
+    def validation(self) -> dict[str, float]:
+        """Mean loss of the showers set aside and of what the surrogate monitors, infinite where
+        they are not finite; the same random numbers at every call."""
         self._reseed(_VALIDATION)
         self.network.eval()
+        parts = []
         with torch.no_grad():
-            losses = torch.cat([self._loss(rows) for rows in self.validation.split(500)])
-        mean = losses.double().mean().item()
-        return mean if math.isfinite(mean) else math.inf
+            for rows in self.validation_rows.split(500):
+                batch = self._batch(rows)
+                loss = self.surrogate.loss(self.name, batch)
+                parts.append({"validation_loss": loss, **self.surrogate.monitor(self.name, batch)})
+        means = {k: torch.cat([p[k] for p in parts]).double().mean().item() for k in parts[0]}
+        return {k: mean if math.isfinite(mean) else math.inf for k, mean in means.items()}
 
     def _loss(self, rows: Tensor) -> Tensor:
-        return self.surrogate.loss(self.name, {key: t[rows] for key, t in self.data.items()})
+        return self.surrogate.loss(self.name, self._batch(rows))
+
+    def _batch(self, rows: Tensor) -> dict[str, Tensor]:
+        return {key: t[rows] for key, t in self.data.items()}
 
     def _reseed(self, number: int) -> None:
         state = np.random.SeedSequence([*self.stream, number]).generate_state(1, np.uint64)
@@ -301,7 +313,12 @@ def _finished(out: Path, resume: bool, signature: Mapping[str, Any]) -> bool:
     return True
 
 
-def _account(log, stored: Mapping[str, float], data_path: str | Path | None) -> dict[str, Any]:
+def _account(
+    log,
+    stored: Mapping[str, float],
+    chosen_by: Mapping[str, str],
+    data_path: str | Path | None,
+) -> dict[str, Any]:
     """What the card says about the course of a training."""
     curves = {
         name: [
@@ -322,7 +339,7 @@ def _account(log, stored: Mapping[str, float], data_path: str | Path | None) -> 
         "data": data,
         "validation_loss": stored,  # of the weights as they are on disk
         "best_epoch": {
-            name: min(curve, key=lambda line: line["validation_loss"])["epoch"]
+            name: min(curve, key=itemgetter(chosen_by[name]))["epoch"]
             for name, curve in curves.items()
         },
         "training_seconds": {

@@ -195,6 +195,9 @@ def test_distillation_brings_the_student_nearer_and_leaves_flow_one_alone(tmp_pa
     for key, tensor in student.networks[LAYERS].state_dict().items():
         assert torch.equal(tensor, before[key])
     card = models.read_card(tmp_path)
+    # the epoch that was kept is the one nearest to the teacher, as Kullback and Leibler measure
+    found = [entry["divergence"] for entry in log]
+    assert card["best_epoch"] == {VOXELS: 1 + found.index(min(found))}
     assert card["training"]["teacher"] == teacher.fingerprint()
     assert models.load(tmp_path).fingerprint() == student.fingerprint()
 

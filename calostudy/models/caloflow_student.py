@@ -11,11 +11,10 @@ showers (x-loss), and the teacher is to undo what it does to noise (z-loss). It 
 states between the blocks have to agree as well, and all spline parameters, which a student's
 block has to find from the noise side as the teacher's from the data side.
 
-Two things differ from the authors' code: each batch is one step of the optimiser (there, the
-gradients of 2 to 16 batches are added up for CaloGAN), and the best epoch is the one of the
-lowest distillation loss of held-out showers (there, of the lowest Kullback-Leibler divergence from
-the teacher in training, which `divergence` computes). Size `embedded` starts from the biases of
-the teacher's spline parameters.
+As there, the best epoch is the one of the lowest Kullback-Leibler divergence from the teacher, here
+on held-out conditions. One thing differs from the authors' code: each batch is one step of the
+optimiser (there, the gradients of 2 to 16 batches are added up for CaloGAN). Size `embedded`
+starts from the biases of the teacher's spline parameters.
 """
 
 from collections.abc import Callable, Mapping
@@ -185,6 +184,12 @@ class CaloFlowStudent(CaloFlow):
         if network == LAYERS:
             return super().loss(network, batch)
         return X_SHARE * self.x_loss(batch) + (1.0 - X_SHARE) * self.z_loss(batch)
+
+    def monitor(self, network: str, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"divergence": self.divergence(batch)} if network == VOXELS else {}
+
+    def chosen_by(self, network: str) -> str:
+        return {LAYERS: "validation_loss", VOXELS: "divergence"}[network]
 
     def x_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """How well the student undoes what the teacher does to showers: (B,)."""

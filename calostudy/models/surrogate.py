@@ -133,6 +133,15 @@ class Surrogate(ABC):
         Random numbers, if any, come from torch's global generator.
         """
 
+    def monitor(self, network: str, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Other numbers of each shower, (B,), that a training logs of the showers set aside."""
+        return {}
+
+    def chosen_by(self, network: str) -> str:
+        """The logged number whose lowest value tells the best epoch: "validation_loss" or one of
+        `monitor`."""
+        return "validation_loss"
+
     @abstractmethod
     def sample(self, incident_energy: np.ndarray, seed: int = 0, first: int = 0) -> Showers:
         """Showers for incident energies (N,) in MeV.
