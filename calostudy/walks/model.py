@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from calostudy.datasets import load, showers_path
+from calostudy.errors import UsageError
 from calostudy.generation import generate_showers
 from calostudy.metrics import METRICS, Score, evaluate
 from calostudy.metrics.histograms import binning, distributions
@@ -50,6 +51,14 @@ class ModelWalk(Walk):
         if directory is not None:
             return load_surrogate(directory), read_card(directory) | {"short": False}
         surrogate = build(self.model, self.dataset, self.size, seed=self.seed)
+        if surrogate.teacher_name:
+            teacher = shipped_weights(surrogate.teacher_name, self.dataset, "embedded")
+            if teacher is None:
+                raise UsageError(
+                    f"{self.model} learns from {surrogate.teacher_name}, of which no weights are "
+                    f"shipped for {self.dataset}: distil one, and give its folder as `weights`"
+                )
+            surrogate.learn_from(load_surrogate(teacher))
         showers = load(self.dataset, "train", rows=slice(0, self.train_showers))
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "weights"
