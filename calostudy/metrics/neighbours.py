@@ -124,7 +124,8 @@ def neighbour_metrics(
     Each with its uncertainty, the standard deviation over random halves of both samples, with the
     neighbours that each half has: a mean over N/2 of N points varies about that over all N as this
     varies about the truth. (A bootstrap would draw points twice, at distance zero.) It is a
-    third to two thirds too large. `<name>/half` is the mean over the halves: what half as many points give.
+    third to two thirds too large. `<name>/half` is the mean over the halves: what half as many
+    points give.
     Computed in the inputs' precision, float32 if both have that.
     Raises DataError for too few points or values that are not finite, UsageError for k or halves.
     """
