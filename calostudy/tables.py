@@ -171,16 +171,25 @@ def _names(result: Result) -> dict[str, str]:
 
 
 def scores_table(results: Sequence[Result]) -> list[dict[str, str]]:
-    """One row per surrogate and dataset, one column per metric: value and, in brackets, floor."""
-    rows = []
-    for result in select(results, kind="model"):
-        row = _names(result) | {"showers": f"{result.sample_size:,}"}
-        for number in result.numbers:
-            floor = number.details["floor"], number.details["floor_uncertainty"]
-            value = plus_minus(number.value, number.uncertainty)
-            row[number.name] = f"{value} [{plus_minus(*floor)}]"
-        rows.append(row)
-    return rows
+    """One row per surrogate, dataset and metric: value, Geant4 floor, distance between them."""
+    return [
+        _names(result)
+        | {
+            "showers": f"{result.sample_size:,}",
+            "metric": number.name,
+            "value": plus_minus(number.value, number.uncertainty),
+            "Geant4 floor": plus_minus(
+                number.details["floor"], number.details["floor_uncertainty"]
+            ),
+            "distance from the floor": _sigmas(number.details.get("significance")),
+        }
+        for result in select(results, kind="model")
+        for number in result.numbers
+    ]
+
+
+def _sigmas(significance: float | None) -> str:
+    return "-" if significance is None else f"{significance:.1f} σ"
 
 
 def times_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
