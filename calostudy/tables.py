@@ -39,8 +39,10 @@ def between(value: float, low: float, high: float) -> str:
 
     >>> between(1.2345, 1.2, 1.3)
     '1.23 (1.2 to 1.3)'
+    >>> between(3183.4, 2911, 3370)
+    '3,180 (2,910 to 3,370)'
     """
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+    return "{} ({} to {})".format(*(f"{float(f'{x:.3g}'):,g}" for x in (value, low, high)))
 
 
 def score_rows(scores: Sequence[Score]) -> list[dict[str, str]]:
