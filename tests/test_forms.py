@@ -7,9 +7,10 @@ import pytest
 from calostudy import plots
 from calostudy.calorimeter import calorimeter
 from calostudy.clouds import PointClouds
-from calostudy.datasets import load
+from calostudy.datasets import load, showers_path
 from calostudy.metrics.forms import shifted, sizes
 from calostudy.segmentations import MIDDLE, resegment
+from calostudy.showers import write
 from calostudy.walks import DatasetWalk
 from calostudy.walks.forms import other_forms, shift_rows, size_rows
 
@@ -70,4 +71,13 @@ def test_coarser_cells_hold_the_same_energy():
 
 def test_most_datasets_have_no_other_form():
     walk = DatasetWalk(dataset="ds2", n=20)
+    assert other_forms(walk, walk.showers()) == []
+
+
+def test_a_public_grid_without_clouds_shows_none(tmp_path, monkeypatch):
+    showers = load("ild-photons", "evaluation", rows=slice(0, 100))
+    monkeypatch.setenv("CALOSTUDY_DATA", str(tmp_path))
+    write(showers_path("ild-photons", "evaluation", "public"), showers)
+    walk = DatasetWalk(dataset="ild-photons", source="public", n=20)
+    assert len(walk.showers()) == 20
     assert other_forms(walk, walk.showers()) == []

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from calostudy import plots, tables
-from calostudy.datasets import load_clouds, showers_path
+from calostudy.datasets import clouds_path, load_clouds, showers_path
 from calostudy.geant4 import sidecar_path
 from calostudy.metrics.forms import shifted, sizes
 from calostudy.showers import Showers
@@ -21,6 +21,8 @@ TOP_GEV = 10.0
 
 
 def _point_clouds(walk: DatasetWalk, showers: Showers) -> Iterator[object]:
+    if walk.source == "public" and not clouds_path(walk.dataset, "evaluation", "public").exists():
+        return  # the grid alone was fetched: the clouds are a record of their own
     clouds = load_clouds(walk.dataset, "evaluation", walk.source, slice(0, walk.n))
     geometry, threshold = walk.entry.calorimeter, walk.entry.threshold
     yield plots.point_cloud(clouds, int(clouds.incident_energy.argmax()), geometry)
