@@ -21,7 +21,7 @@ class PublicFile:
             page is known.
         split: "train" or "evaluation", or None where one file is for both.
         events: showers in it.
-        md5, bytes: checksum and size, None where they are not known.
+        md5, bytes: checksum and size. None, as for events, where they are not known.
         clouds: whether it holds point clouds (`calostudy.clouds`), not cells.
         note: what else one must know to get it.
     """
@@ -29,7 +29,7 @@ class PublicFile:
     name: str
     url: str | None
     split: str | None
-    events: int
+    events: int | None
     md5: str | None = None
     bytes: int | None = None
     clouds: bool = False
@@ -274,7 +274,7 @@ _ALL = (
                 "10-90GeV_x36_grid_regular_524k_float32.hdf5",
                 None,
                 None,
-                524000,
+                None,  # "about 524,000"
                 clouds=True,
                 note=_CALOCLOUDS,
             ),

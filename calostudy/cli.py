@@ -283,12 +283,9 @@ def train(
     Example: `calostudy train caloflow-teacher calogan-eplus --out my_weights`
     """
     from calostudy.models import build
-    from calostudy.training import train as fit
 
     surrogate = build(model, dataset, size, seed=seed)
-    sample, path = _training_showers(dataset, showers, source, n)
-    fit(surrogate, sample, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
-    err.print(f"weights in {out_dir}")
+    _fit(surrogate, _training_showers(dataset, showers, source, n), out_dir, seed, resume, epochs)
 
 
 @app.command()
@@ -312,12 +309,17 @@ def distill(
     Example: `calostudy distill caloflow-student calogan-eplus --teacher my_weights --out student`
     """
     from calostudy.models import build, load
-    from calostudy.training import train as fit
 
     surrogate = build(model, dataset, size, seed=seed)
     surrogate.learn_from(load(teacher))
-    sample, path = _training_showers(dataset, showers, source, n)
-    fit(surrogate, sample, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
+    _fit(surrogate, _training_showers(dataset, showers, source, n), out_dir, seed, resume, epochs)
+
+
+def _fit(surrogate, showers, out_dir: Path, seed: int, resume: bool, epochs: int | None) -> None:
+    from calostudy.training import train
+
+    sample, path = showers
+    train(surrogate, sample, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
     err.print(f"weights in {out_dir}")
 
 

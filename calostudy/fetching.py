@@ -158,11 +158,11 @@ def _fetch_file(entry: Dataset, file: PublicFile, path: Path, options: _Options)
         _download(entry, file, path, options)
         md5 = file.md5 or _md5(path, options)
     try:
-        _check_structure(entry, file, path)
+        events = _check_structure(entry, file, path)
     except DataError as error:
         raise DataError(f"{error}; remove the file, then run {_command(entry)} again") from error
     size = path.stat().st_size
-    return Fetched(path, file.url, size, file.events, md5, file.md5 is not None, not here)
+    return Fetched(path, file.url, size, events, md5, file.md5 is not None, not here)
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -182,10 +182,12 @@ def _check_present(file: PublicFile, path: Path, options: _Options) -> str:
     )
 
 
-def _check_structure(entry: Dataset, file: PublicFile, path: Path) -> None:
+def _check_structure(entry: Dataset, file: PublicFile, path: Path) -> int:
+    """Return the number of showers; DataError if they are not the data set's, or not as many."""
     events = clouds.count(path) if file.clouds else count(path, entry.calorimeter)
-    if events != file.events:
+    if file.events not in (None, events):
         raise DataError(f"{path}: holds {events:,} showers, expected {file.events:,}")
+    return events
 
 
 def _md5(path: Path, options: _Options) -> str:

@@ -37,7 +37,6 @@ from calostudy.models import load as load_surrogate
 from calostudy.models.surrogate import Surrogate, read_card
 from calostudy.provenance import code_version
 from calostudy.showers import Showers
-from calostudy.tables import plus_minus
 from calostudy.training import train
 
 RECIPE = "recipe"
@@ -325,40 +324,6 @@ def _loss_rows(
             _row(f"{name}/{network}", value, error, STANDARD_ERROR, showers, **made)
             for name, (value, error, showers) in found.items()
         ]
-    return rows
-
-
-# ---- what is shown ------------------------------------------------------------------------------
-
-
-def curve_rows(table: pd.DataFrame) -> list[dict[str, str]]:
-    """One row per training, floor and recipe first; `table` as of `calostudy.tables.measured`.
-
-    Losses are those of the network that was trained last (of the voxels).
-    """
-    network = ([name.partition("/")[2] for name in table["quantity"] if "/" in name] or [""])[-1]
-    rows = []
-    longer = table["epochs"].notna() & (table["epochs"] != RECIPE)
-    table = table.assign(longer=longer).sort_values("longer", kind="stable")
-    keys = ["training_showers", "epochs"]
-    for (n, epochs), group in table.groupby(keys, dropna=False, sort=False):
-        found = {row.quantity: plus_minus(row.value, row.uncertainty) for row in group.itertuples()}
-        trained = not pd.isna(n)
-        seconds = group["training_seconds"].iloc[0]
-        rows.append(
-            {
-                "training showers": f"{int(n):,}" if trained else "Geant4 floor",
-                "epochs": epochs if trained else "-",
-                "best epoch": found.get(f"best_epoch/{network}", "-"),
-                "training": f"{seconds / 60:.1f} min" if trained else "-",
-                **{
-                    f"{name} loss": found.get(f"{name}_loss/{network}", "-")
-                    for name in ("training", "validation", "evaluation")
-                },
-                "separation power": found.get("separation_power", "-"),
-                "AUC, low-level": found.get("auc_low", "-"),
-            }
-        )
     return rows
 
 

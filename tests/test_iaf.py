@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from nflows.transforms.permutations import Permutation
+from toy_flows import bent, noise_and_context
 
 from calostudy.errors import UsageError
 from calostudy.networks import spline_inverse
@@ -33,25 +34,14 @@ SPLINE = SplineSettings(8, 4.0, 1e-6, 1e-6, 1e-6)
 
 
 def make(kind, scale=1.0):
-    flow = iaf_flow(**FLOWS[kind], seed=2).eval().double()
-    with torch.no_grad():
-        for step in flow._transform._transforms:
-            if not isinstance(step, Permutation):
-                step.autoregressive_net.final_layer.weight *= scale
-    return flow
-
-
-def noise_and_context(kind, n, width=6.0):
-    random, sizes = np.random.default_rng(n), FLOWS[kind]
-    noise = width * random.normal(size=(n, sizes["features"]))
-    return noise, random.normal(size=(n, sizes["context"]))
+    return bent(iaf_flow(**FLOWS[kind], seed=2).double(), scale)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0], ids=["as initialised", "scaled up"])
 @pytest.mark.parametrize("kind", FLOWS)
 def test_one_pass_equals_nflows(kind, scale):
     flow = make(kind, scale)
-    noise, context = noise_and_context(kind, 12)
+    noise, context = noise_and_context(FLOWS[kind], 12)
     # a width of 6 puts many numbers into the tails beyond 4, some beyond 14
     noise[0, 0], noise[1, -1] = 200.0, -14.0
     with torch.no_grad():
@@ -63,7 +53,7 @@ def test_one_pass_equals_nflows(kind, scale):
 @pytest.mark.parametrize("kind", FLOWS)
 def test_the_slow_direction_undoes_the_fast_one(kind):
     flow = make(kind)
-    noise, context = (torch.tensor(a) for a in noise_and_context(kind, 12, width=2.0))
+    noise, context = (torch.tensor(a) for a in noise_and_context(FLOWS[kind], 12, width=2.0))
     with torch.no_grad():
         data, logabsdet = flow._transform.inverse(noise, context)
         back, back_logs = flow._transform(data, context)
@@ -74,7 +64,7 @@ def test_the_slow_direction_undoes_the_fast_one(kind):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_sample_is_the_same_bits_in_every_batch_and_on_every_number_of_threads(dtype):
     sampler = OnePassSampler(make("flow-II"), dtype)
-    noise, context = noise_and_context("flow-II", 150)
+    noise, context = noise_and_context(FLOWS["flow-II"], 150)
     whole = sampler.inverse(noise, context)
     cuts = (0, 1, 4, 21, 90, 150)
     parts = [sampler.inverse(noise[a:b], context[a:b]) for a, b in pairwise(cuts)]
@@ -144,7 +134,7 @@ def test_gradients_of_the_kernels_equal_those_of_torch():
 
 def test_the_trace_to_data_is_nflows_with_its_gradients():
     flow = make("flow-II")
-    noise, context = (torch.tensor(a) for a in noise_and_context("flow-II", 9, width=2.0))
+    noise, context = (torch.tensor(a) for a in noise_and_context(FLOWS["flow-II"], 9, width=2.0))
     trace = trace_to_data(flow, noise, context)
     data, logabsdet = flow._transform.inverse(noise, context)
     torch.testing.assert_close(trace.states[0].t(), data, rtol=0, atol=1e-10)
@@ -166,7 +156,7 @@ def test_a_flow_that_is_the_inverse_of_another_walks_the_same_states():
             for step in flow._transform._transforms:
                 if not isinstance(step, Permutation):
                     step.autoregressive_net.initial_layer.weight.zero_()
-    data, context = (torch.tensor(a) for a in noise_and_context("flow-II", 9))
+    data, context = (torch.tensor(a) for a in noise_and_context(FLOWS["flow-II"], 9))
     down = trace_to_noise(teacher, data, context)
     up = trace_to_data(student, down.states[-1].t(), context)
     torch.testing.assert_close(up.states, down.states, rtol=0, atol=1e-9)

@@ -13,14 +13,14 @@ from calostudy.datasets import load
 from calostudy.errors import DataError, UsageError
 from calostudy.generation import generate_showers
 from calostudy.hardware import target
-from calostudy.learning import Curve, curve_rows, measure, read_curve
+from calostudy.learning import Curve, measure, read_curve
 from calostudy.metrics import evaluate
 from calostudy.models import build, caloflow, read_card, weights_path
 from calostudy.models import load as load_surrogate
 from calostudy.models.caloflow import LAYERS, VOXELS
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.showers import write
-from calostudy.tables import measured
+from calostudy.tables import curve_rows, measured
 from calostudy.training import train
 
 TRAINING, EVALUATION = 40, 30

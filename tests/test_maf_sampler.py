@@ -9,6 +9,7 @@ from nflows.flows import Flow
 from nflows.transforms import CompositeTransform
 from nflows.transforms.permutations import Permutation
 from scipy.stats import kstest
+from toy_flows import bent, noise_and_context
 
 from calostudy.errors import UsageError
 from calostudy.networks.flows import maf_flow, to_noise
@@ -38,21 +39,7 @@ FLOWS = {
 
 
 def make(kind, scale=1.0):
-    """A flow whose splines bend the more, the larger `scale`."""
-    flow = maf_flow(**FLOWS[kind], seed=2).eval()
-    with torch.no_grad():
-        for step in flow._transform._transforms:
-            if not isinstance(step, Permutation):
-                step.autoregressive_net.final_layer.weight *= scale
-    return flow
-
-
-def noise_and_context(kind, n, width=6.0):
-    random = np.random.default_rng(n)
-    sizes = FLOWS[kind]
-    return width * random.normal(size=(n, sizes["features"])), random.normal(
-        size=(n, sizes["context"])
-    )
+    return bent(maf_flow(**FLOWS[kind], seed=2), scale)
 
 
 def with_nflows(flow, noise, context):
@@ -65,7 +52,7 @@ def with_nflows(flow, noise, context):
 def test_the_inverse_equals_that_of_nflows(kind, scale):
     flow = make(kind, scale).double()
     # A standard deviation of 6 puts two per cent of the numbers in the tails beyond 14.
-    noise, context = noise_and_context(kind, 12)
+    noise, context = noise_and_context(FLOWS[kind], 12)
     noise[0, 0], noise[1, -1] = 200.0, -14.0
     actual = IncrementalSampler(flow, "float64").inverse(noise, context)
     assert np.abs(actual - with_nflows(flow, noise, context)).max() <= 1e-10
@@ -74,7 +61,7 @@ def test_the_inverse_equals_that_of_nflows(kind, scale):
 def test_of_a_chaotic_flow_the_inverse_is_as_good_as_that_of_nflows():
     # Slopes up to a million amplify the last bit: the yardstick is what it does to nflows itself.
     flow = make("flow-II", 12.0).double()
-    noise, context = noise_and_context("flow-II", 12)
+    noise, context = noise_and_context(FLOWS["flow-II"], 12)
     expected = with_nflows(flow, noise, context)
     moved = with_nflows(flow, noise * (1 + 2.0**-52), context)
     error = np.abs(IncrementalSampler(flow, "float64").inverse(noise, context) - expected)
@@ -84,7 +71,7 @@ def test_of_a_chaotic_flow_the_inverse_is_as_good_as_that_of_nflows():
 
 def test_the_density_takes_the_samples_back_to_their_noise():
     flow = make("flow-II").double()
-    noise, context = noise_and_context("flow-II", 12, width=2.0)
+    noise, context = noise_and_context(FLOWS["flow-II"], 12, width=2.0)
     samples = IncrementalSampler(flow, "float64").inverse(noise, context)
     with torch.no_grad():
         back, _ = to_noise(flow, torch.from_numpy(samples), torch.from_numpy(context))
@@ -93,7 +80,7 @@ def test_the_density_takes_the_samples_back_to_their_noise():
 
 def test_float32_is_close_to_float64():
     flow = make("flow-II")
-    noise, context = noise_and_context("flow-II", 12, width=2.0)
+    noise, context = noise_and_context(FLOWS["flow-II"], 12, width=2.0)
     exact = IncrementalSampler(flow, "float64").inverse(noise, context)
     single = IncrementalSampler(flow, "float32").inverse(noise, context)
     assert single.dtype == np.float32
@@ -102,7 +89,7 @@ def test_float32_is_close_to_float64():
 
 def test_a_sample_has_the_same_bits_in_any_batch_and_on_any_number_of_threads():
     sampler = IncrementalSampler(make("flow-II", 3.0), "float32")
-    noise, context = noise_and_context("flow-II", 70)
+    noise, context = noise_and_context(FLOWS["flow-II"], 70)
     together = sampler.inverse(noise, context)
     for size in (1, 7, 20):
         for first in (0, 70 - size):
@@ -138,7 +125,7 @@ def test_a_permutation_before_the_first_block_is_undone_last():
         CompositeTransform([Permutation(order), *flow._transform._transforms]),
         flow._distribution,
     )
-    noise, context = noise_and_context("flow-II", 12)
+    noise, context = noise_and_context(FLOWS["flow-II"], 12)
     actual = IncrementalSampler(flow, "float64").inverse(noise, context)
     assert np.abs(actual - with_nflows(flow, noise, context)).max() <= 1e-10
 
@@ -155,7 +142,7 @@ def test_a_flow_without_context_needs_none():
 def test_splines_that_make_nflows_abort_are_sampled():
     # In float32, rounding makes nflows' discriminant negative for some of these.
     sampler = IncrementalSampler(make("flow-II", 12.0), "float32")
-    noise, context = noise_and_context("flow-II", 70)
+    noise, context = noise_and_context(FLOWS["flow-II"], 70)
     assert np.isfinite(sampler.inverse(noise, context)).all()
 
 

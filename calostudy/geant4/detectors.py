@@ -89,15 +89,12 @@ class DS2(_Detector):
 class _Plates(_Detector):
     """Square plates behind each other in z from the front face at 0.
 
-    ``plates`` gives (material, thickness, gap before it), all in mm; ``half`` is the half width.
+    A detector has ``plates()``, which yields (material, thickness, gap before it), and ``half``,
+    the half width, all in mm.
     """
 
     axis = ((0.0, 0.0, -0.5), (0.0, 0.0, 1.0))
     surroundings = "G4_Galactic"
-    half: float
-
-    def plates(self):
-        raise NotImplementedError
 
     def Construct(self):
         plates = list(self.plates())

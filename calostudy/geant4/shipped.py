@@ -10,18 +10,22 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from calostudy.datasets import dataset
 from calostudy.geant4.production import simulate
 from calostudy.paths import data_dir
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One shipped file: ``n`` showers of ``dataset``, at the dataset's own energies."""
+    """One shipped file: as many showers as the catalogue says, at the dataset's own energies."""
 
     dataset: str
     split: str
-    n: int
     seed: int
+
+    @property
+    def n(self) -> int:
+        return dataset(self.dataset).twin_events[self.split]
 
     @property
     def path(self) -> Path:
@@ -30,24 +34,24 @@ class Sample:
 
 #: In the order of production.
 SHIPPED = (
-    Sample("calogan-eplus", "train", 10_000, 101),
-    Sample("calogan-eplus", "evaluation", 5_000, 201),
-    Sample("calogan-gamma", "train", 5_000, 102),
-    Sample("calogan-gamma", "evaluation", 5_000, 202),
-    Sample("calogan-piplus", "train", 5_000, 103),
-    Sample("calogan-piplus", "evaluation", 5_000, 203),
-    Sample("ds1-photons", "train", 5_000, 105),
-    Sample("ds1-photons", "evaluation", 5_000, 205),
-    Sample("ds1-pions", "train", 5_000, 106),
-    Sample("ds1-pions", "evaluation", 5_000, 206),
-    Sample("ds2", "train", 3_000, 104),
-    Sample("ds2", "evaluation", 2_000, 204),
-    Sample("ds3", "train", 600, 104),  # the hits of ds2
-    Sample("ds3", "evaluation", 1_000, 204),  # the hits of ds2
-    Sample("ild-photons", "train", 600, 107),
-    Sample("ild-photons", "evaluation", 1_000, 207),
-    Sample("segmentations", "train", 1_500, 108),
-    Sample("segmentations", "evaluation", 1_000, 208),
+    Sample("calogan-eplus", "train", 101),
+    Sample("calogan-eplus", "evaluation", 201),
+    Sample("calogan-gamma", "train", 102),
+    Sample("calogan-gamma", "evaluation", 202),
+    Sample("calogan-piplus", "train", 103),
+    Sample("calogan-piplus", "evaluation", 203),
+    Sample("ds1-photons", "train", 105),
+    Sample("ds1-photons", "evaluation", 205),
+    Sample("ds1-pions", "train", 106),
+    Sample("ds1-pions", "evaluation", 206),
+    Sample("ds2", "train", 104),
+    Sample("ds2", "evaluation", 204),
+    Sample("ds3", "train", 104),  # the hits of ds2
+    Sample("ds3", "evaluation", 204),  # the hits of ds2
+    Sample("ild-photons", "train", 107),
+    Sample("ild-photons", "evaluation", 207),
+    Sample("segmentations", "train", 108),
+    Sample("segmentations", "evaluation", 208),
 )
 
 

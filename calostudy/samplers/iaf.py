@@ -8,16 +8,15 @@ the same function, the order of additions apart.
 """
 
 import numpy as np
-import torch
 from numba import njit
 
-from calostudy.errors import UsageError
 from calostudy.networks import simd, spline_vectors
 from calostudy.networks.iaf import inverse_autoregressive_steps
 from calostudy.networks.simd import host_registers, source_stamp
 from calostudy.networks.threads import in_threads
 from calostudy.samplers import maf_kernels
 from calostudy.samplers.maf import (
+    checked_dtype,
     checked_inputs,
     common_settings,
     pack,
@@ -43,13 +42,9 @@ class OnePassSampler:
     """
 
     def __init__(self, flow, dtype="float32"):
-        if dtype not in ("float32", "float64"):
-            raise UsageError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
-        if not isinstance(flow._embedding_net, torch.nn.Identity):
-            raise UsageError("a flow with an embedding network of its context is not supported")
+        self.dtype = checked_dtype(flow, dtype)
         blocks, order, self._last_order = sampling_steps(inverse_autoregressive_steps(flow))
         settings = common_settings(blocks)
-        self.dtype = np.dtype(dtype)
         mades = [sorted_made(block.autoregressive_net) for block in blocks]
         packed = pack(mades, self.dtype)
         self.features, self.context = order.shape[1], packed.context

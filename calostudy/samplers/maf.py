@@ -37,13 +37,9 @@ class IncrementalSampler:
     """
 
     def __init__(self, flow, dtype="float32"):
-        if dtype not in ("float32", "float64"):
-            raise UsageError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
-        if not isinstance(flow._embedding_net, torch.nn.Identity):
-            raise UsageError("a flow with an embedding network of its context is not supported")
+        self.dtype = checked_dtype(flow, dtype)
         transforms, order, self._last_order = sampling_steps(autoregressive_steps(flow))
         settings = common_settings(transforms)
-        self.dtype = np.dtype(dtype)
         packed = pack([sorted_made(t.autoregressive_net) for t in transforms], self.dtype)
         self.features = order.shape[1]
         self.context = packed.context
@@ -89,6 +85,15 @@ def tiles(samples, threads, lanes):
         (int(start) * lanes, min(int(end) * lanes, samples), int(end - start), lanes)
         for start, end in zip([0, *ends[:-1]], ends, strict=True)
     ]
+
+
+def checked_dtype(flow, dtype) -> np.dtype:
+    """The numpy type of a sampler, or UsageError; also for a flow that embeds its context."""
+    if dtype not in ("float32", "float64"):
+        raise UsageError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
+    if not isinstance(flow._embedding_net, torch.nn.Identity):
+        raise UsageError("a flow with an embedding network of its context is not supported")
+    return np.dtype(dtype)
 
 
 def checked_inputs(noise, context, features, conditions, dtype):
