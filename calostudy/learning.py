@@ -31,7 +31,7 @@ from calostudy.errors import CaloStudyError, DataError, UsageError
 from calostudy.files import atomic_path
 from calostudy.generation import generate_showers
 from calostudy.hardware import target
-from calostudy.metrics import METRICS, Options, check_compatible
+from calostudy.metrics import METRICS, Options, Sample
 from calostudy.models import build, shipped_weights
 from calostudy.models import load as load_surrogate
 from calostudy.models.surrogate import Surrogate, read_card
@@ -197,8 +197,7 @@ def measure(
                 f"{len(available)} of {curve.dataset}"
             )
         reference = load(curve.dataset, "evaluation", rows=slice(0, curve.evaluation))
-        floor = available[: len(reference)]
-        check_compatible(floor, reference, curve.entry, label="floor")
+        floor = Sample.of(available[: len(reference)], curve.entry, "floor")
         made = {"made_by": f"other Geant4 showers; code {code_version()}"}
         file = _File(out, curve.settings("", reference), curve.repeats)
         _add_metrics(file, curve, lambda: floor, reference, made)
@@ -226,10 +225,9 @@ def _add_size(
         file.add(_loss_rows(surrogate, card, reference, curve.seed, made))
 
     @cache
-    def generated() -> Showers:
+    def generated() -> Sample:
         found = generate_showers(surrogate, reference.incident_energy, seed=curve.seed)
-        check_compatible(found, reference, curve.entry)
-        return found
+        return Sample.of(found, curve.entry)
 
     _add_metrics(file, curve, generated, reference, made)
 
@@ -242,16 +240,17 @@ def _together(function: Callable) -> list[str]:
 def _add_metrics(
     file: _File,
     curve: Curve,
-    generated: Callable[[], Showers],
+    generated: Callable[[], Sample],
     reference: Showers,
     made: Mapping[str, str],
 ) -> None:
     """Score as `calostudy.metrics.evaluate` does, but the floor only once for all sizes."""
+    geant4 = Sample.of(reference, curve.entry, "reference")
     for function in dict.fromkeys(METRICS[name] for name in curve.metrics):
         if not file.lacks(_together(function)):
             continue
         options = Options(repeats=curve.repeats, seed=curve.seed)
-        found = function(generated(), reference, curve.entry, options, reference)
+        found = function(generated(), geant4, options, geant4)
         for warning in dict.fromkeys(text for each in found.values() for text in each.warnings):
             print(f"warning: {warning}", file=sys.stderr)
         rows = []

@@ -11,7 +11,7 @@ from toy_showers import toy_showers
 
 from calostudy.datasets import dataset
 from calostudy.errors import DataError
-from calostudy.metrics import METRICS, Options, evaluate
+from calostudy.metrics import METRICS, Options, Sample, evaluate
 from calostudy.metrics.distances import (
     batch_sizes,
     correlation_distance,
@@ -274,7 +274,6 @@ def test_two_samples_of_one_distribution_are_not_told_apart(showers):
 
 
 def test_batches_smaller_than_the_number_of_features_are_told():
-    showers = toy_showers("ds2", 60, 1), toy_showers("ds2", 60, 2)
-    entry = dataset("ds2")
-    found = METRICS["fpd"](*showers, entry, Options(), showers[1])
+    samples = [Sample.of(toy_showers("ds2", 60, seed), dataset("ds2")) for seed in (1, 2)]
+    found = METRICS["fpd"](*samples, Options(), samples[1])
     assert any("do not determine the covariance" in text for text in found["fpd"].warnings)

@@ -9,6 +9,7 @@ from toy_showers import toy_showers
 
 from calostudy.datasets import dataset
 from calostudy.errors import DataError
+from calostudy.metrics import Sample
 from calostudy.metrics.histograms import (
     Binning,
     binning,
@@ -20,6 +21,10 @@ from calostudy.metrics.histograms import (
 from calostudy.showers import Showers
 
 EPLUS = dataset("calogan-eplus")
+
+
+def sample(showers, entry=EPLUS):
+    return Sample.of(showers, entry)
 
 
 def test_separation_power_is_the_golden_figure_of_the_calochallenge_evaluation():
@@ -108,14 +113,14 @@ def test_cell_spectrum_agrees_with_numpy_at_every_edge():
     cells[0, :50], cells[1, :50] = edges, np.nextafter(edges, 0)
     showers = Showers(geometry, np.full(4, 1e4), cells)
     expected = [np.histogram(row, edges)[0] for row in cells]
-    np.testing.assert_array_equal(cell_counts(showers, Binning(edges)), expected)
-    beyond = cell_counts(showers, Binning(edges, open_ended=True)).sum()
+    np.testing.assert_array_equal(cell_counts(sample(showers), Binning(edges)), expected)
+    beyond = cell_counts(sample(showers), Binning(edges, open_ended=True)).sum()
     assert beyond - np.sum(expected) == (cells > edges[-1]).sum() > 0
 
 
 def test_two_samples_of_one_distribution_have_the_separation_that_their_size_implies():
     a, b = toy_showers("calogan-eplus", 3000, 1), toy_showers("calogan-eplus", 3000, 2)
-    ratio = separations(a, b, EPLUS, replicas=50)["E_tot/E_inc"]
+    ratio = separations(sample(a), sample(b), replicas=50)["E_tot/E_inc"]
     filled = np.count_nonzero(ratio.generated + ratio.reference)
     expected = (filled - 1) * (1 / 3000 + 1 / 3000) / 4
     spread = np.sqrt(2 * (filled - 1)) * (1 / 3000 + 1 / 3000) / 4
@@ -126,8 +131,9 @@ def test_two_samples_of_one_distribution_have_the_separation_that_their_size_imp
 
 def test_an_energy_scale_off_by_three_percent_is_seen_far_above_the_floor():
     reference = toy_showers("calogan-eplus", 2000, 1)
-    same = separations(toy_showers("calogan-eplus", 2000, 2), reference, EPLUS)
-    off = separations(toy_showers("calogan-eplus", 2000, 3, scale=1.03), reference, EPLUS)
+    same = separations(sample(toy_showers("calogan-eplus", 2000, 2)), sample(reference))
+    shifted = toy_showers("calogan-eplus", 2000, 3, scale=1.03)
+    off = separations(sample(shifted), sample(reference))
     key = "E_tot/E_inc"
     assert off[key].value > same[key].value + 10 * np.hypot(off[key].uncertainty, 1e-3)
     values, errors = zip(*(mean_separation(table) for table in (same, off)), strict=True)
@@ -140,7 +146,7 @@ def test_an_energy_scale_off_by_three_percent_is_seen_far_above_the_floor():
 def test_the_mean_is_over_every_layer_s_observables_and_its_error_knows_their_correlation():
     entry = dataset("ds1-photons")
     a, b = toy_showers(entry.name, 800, 1), toy_showers(entry.name, 800, 2)
-    table = separations(a, b, entry, replicas=60)
+    table = separations(sample(a, entry), sample(b, entry), replicas=60)
     chosen = [s.value for name, s in table.items() if not name.startswith("E_tot/E_inc/")]
     assert len(chosen) == 1 + 5 + 2 + 2 + 5 + 2 + 2 + 5 + 5 + 1
     mean, error = mean_separation(table)
@@ -152,7 +158,7 @@ def test_the_mean_is_over_every_layer_s_observables_and_its_error_knows_their_co
 def test_discrete_energies_have_a_slice_each():
     entry = dataset("ds1-photons")
     showers = toy_showers(entry.name, 500, 4)
-    table = separations(showers, showers, entry, replicas=2)
+    table = separations(sample(showers, entry), sample(showers, entry), replicas=2)
     slices = [table[f"E_tot/E_inc/2^{k}"] for k in range(8, 23)]
     assert sum(s.reference.sum() for s in slices) == pytest.approx(500, abs=15)
     assert all(s.value == 0 for s in slices)
@@ -162,7 +168,7 @@ def test_what_lies_outside_the_official_range_is_counted_and_reported():
     entry = dataset("ds2")
     reference = toy_showers("ds2", 60, 1)
     broken = toy_showers("ds2", 60, 2, scale=3.0)  # E_tot / E_inc near 2.9, range 0.5 to 1.5
-    ratio = separations(broken, reference, entry, replicas=2)["E_tot/E_inc"]
+    ratio = separations(sample(broken, entry), sample(reference, entry), replicas=2)["E_tot/E_inc"]
     assert ratio.generated_outside == 1.0
     assert ratio.reference_outside == 0.0
     assert ratio.value == 1.0
@@ -170,11 +176,11 @@ def test_what_lies_outside_the_official_range_is_counted_and_reported():
 
 def test_the_same_seed_gives_the_same_uncertainty():
     a, b = toy_showers("calogan-eplus", 200, 1), toy_showers("calogan-eplus", 300, 2)
-    first, second = (separations(a, b, EPLUS, replicas=20, seed=5) for _ in range(2))
+    first, second = (separations(sample(a), sample(b), replicas=20, seed=5) for _ in range(2))
     assert all(first[k].uncertainty == second[k].uncertainty for k in first)
 
 
 def test_an_empty_sample_is_refused():
     showers = toy_showers("calogan-eplus", 10, 1)
     with pytest.raises(DataError, match="generated"):
-        separations(showers[:0], showers, EPLUS)
+        sample(showers[:0])

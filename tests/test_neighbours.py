@@ -8,7 +8,7 @@ from toy_showers import toy_showers
 
 from calostudy.datasets import dataset
 from calostudy.errors import DataError, UsageError
-from calostudy.metrics import METRICS, Options, evaluate, neighbours
+from calostudy.metrics import METRICS, Options, Sample, evaluate, neighbours
 from calostudy.metrics.neighbours import NAMES, log_cells, neighbour_metrics
 
 EPLUS = dataset("calogan-eplus")
@@ -132,8 +132,8 @@ def test_too_few_showers_bad_values_and_bad_options_are_refused():
 
 
 def test_samples_of_unequal_sizes_are_cut_to_one_size_and_the_score_says_so():
-    samples = toy_showers("calogan-eplus", 80, 1), toy_showers("calogan-eplus", 120, 2)
-    found = METRICS["recall"](*samples, EPLUS, Options(), samples[1])
+    samples = [Sample.of(toy_showers("calogan-eplus", n, n), EPLUS) for n in (80, 120)]
+    found = METRICS["recall"](*samples, Options(), samples[1])
     assert set(found) == set(NAMES)
     assert found["recall"].settings["showers_per_sample"] == 80
     assert any("80 of the 120" in text for text in found["recall"].warnings)
@@ -141,8 +141,8 @@ def test_samples_of_unequal_sizes_are_cut_to_one_size_and_the_score_says_so():
 
 def test_empty_cells_are_at_the_threshold_or_at_the_published_tenth_of_an_mev():
     for name, expected in (("calogan-eplus", EPLUS.threshold), ("ds1-photons", 0.1)):
-        showers = toy_showers(name, 60, 1), toy_showers(name, 60, 2)
-        found = METRICS["density"](*showers, dataset(name), Options(), showers[1])
+        samples = [Sample.of(toy_showers(name, 60, seed), dataset(name)) for seed in (1, 2)]
+        found = METRICS["density"](*samples, Options(), samples[1])
         assert found["density"].settings["empty_cell_MeV"] == expected
 
 

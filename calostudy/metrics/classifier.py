@@ -33,6 +33,8 @@ from tqdm import tqdm
 
 from calostudy.datasets import Dataset
 from calostudy.errors import DataError, UsageError
+from calostudy.metrics.features import LOG_FLOOR, high_level_features
+from calostudy.metrics.measurement import EPOCHS
 from calostudy.metrics.observables import EPSILON, observables
 from calostudy.showers import Showers
 
@@ -40,10 +42,7 @@ LEARNING_RATE = 2e-4
 BATCH = 1000
 STEPS_PER_EPOCH = 120  # of the published protocol: 2 x 60,000 showers in batches of 1000
 SMALLEST_BATCH = 20
-EPOCHS = 50
 PROBABILITY_FLOOR = 1e-6  # of the calibrated probabilities, on both sides
-LOG_FLOOR = 1e-8  # MeV, inside logarithms of energies
-LENGTH_SCALE = 100.0  # mm, of centres and widths
 
 MINIMUM_SHOWERS = 50  # per class: 10 of them for validation
 TRUSTED_VALIDATION = 1000  # below it the AUC of equal samples fluctuates by more than 0.013
@@ -70,27 +69,8 @@ def low_level_normed(showers: Showers, entry: Dataset) -> np.ndarray:
 
 
 def high_level(showers: Showers, entry: Dataset) -> np.ndarray:
-    """Shower shapes after the minimum-energy cut: float32 (N, features).
-
-    log10 of E_inc, of each E_layer and of E_tot; centres and widths in eta, phi and r in units of
-    100 mm; sparsity. In the order of the CaloChallenge evaluation.
-    """
-    values = observables(showers, entry.threshold)
-    scalings: dict[str, Callable] = {
-        "E_layer": lambda x: np.log10(x + LOG_FLOOR),
-        "EC_eta": lambda x: x / LENGTH_SCALE,
-        "EC_phi": lambda x: x / LENGTH_SCALE,
-        "width_eta": lambda x: x / LENGTH_SCALE,
-        "width_phi": lambda x: x / LENGTH_SCALE,
-        "E_tot": lambda x: np.log10(x + LOG_FLOOR),
-        "sparsity": lambda x: x,
-        "EC_r": lambda x: x / LENGTH_SCALE,
-        "width_r": lambda x: x / LENGTH_SCALE,
-    }
-    columns = [np.log10(np.asarray(showers.incident_energy, dtype=np.float64))]
-    for group, scale in scalings.items():
-        columns += [scale(x) for name, x in values.items() if name.split("/")[0] == group]
-    return np.stack(columns, axis=1).astype(np.float32)
+    """Shower shapes after the minimum-energy cut, see `high_level_features`: float32 (N, d)."""
+    return high_level_features(observables(showers, entry.threshold), showers.incident_energy)
 
 
 INPUTS: dict[str, Callable[[Showers, Dataset], np.ndarray]] = {

@@ -24,12 +24,10 @@ import numba
 import numpy as np
 
 from calostudy.datasets import Dataset
-from calostudy.errors import DataError
-from calostudy.metrics.observables import EPSILON, observables
-from calostudy.showers import Showers
+from calostudy.metrics.observables import EPSILON
+from calostudy.metrics.sample import RATIO, Sample
 
 VOXEL = "voxel"
-RATIO = "E_tot/E_inc"
 QUANTILES = (0.005, 0.995)
 QUANTILE_BINS = 50
 WIDE_LAYERS = (12, 13)  # the hadronic layers of DS1, with radii of up to two metres
@@ -167,23 +165,6 @@ def binning(name: str, entry: Dataset, reference: np.ndarray) -> Binning:
 # ---- filling ----------------------------------------------------------------------------------
 
 
-def distributions(showers: Showers, entry: Dataset) -> dict[str, np.ndarray]:
-    """The values that are histogrammed: every observable (N,) but E_tot, with E_tot / E_inc.
-
-    Data sets with discrete energies also have `E_tot/E_inc/2^k` for each energy, the slice
-    [2^k, 2^(k+1)) MeV; showers of other energies are NaN there.
-    """
-    values = observables(showers, entry.threshold)
-    energy = np.asarray(showers.incident_energy, dtype=np.float64)
-    ratio = values.pop("E_tot") / energy
-    slices = {}
-    if entry.energies.kind == "discrete":
-        power = np.floor(np.log2(energy * (1 + 1e-9))).astype(int)
-        for k in sorted({int(np.log2(value) + 1e-6) for value in entry.energies.values}):
-            slices[f"{RATIO}/2^{k}"] = np.where(power == k, ratio, np.nan)
-    return {RATIO: ratio} | slices | values
-
-
 @numba.njit(cache=True)
 def _count_cells(cells, edges, open_ended, out):
     bins = len(edges) - 1
@@ -203,10 +184,14 @@ def _count_cells(cells, edges, open_ended, out):
             out[i, guess] += 1
 
 
-def cell_counts(showers: Showers, bins: Binning) -> np.ndarray:
+def cell_counts(sample: Sample, bins: Binning) -> np.ndarray:
     """Histogram of the cell energies of each shower in logarithmic bins: float64 (N, bins)."""
-    out = np.zeros((len(showers), len(bins.edges) - 1))
-    _count_cells(np.ascontiguousarray(showers.cells), bins.edges, bins.open_ended, out)
+    out = np.zeros((len(sample), len(bins.edges) - 1))
+    first = 0
+    for showers in sample.chunks():
+        part = out[first : first + len(showers)]
+        _count_cells(np.ascontiguousarray(showers.cells), bins.edges, bins.open_ended, part)
+        first += len(showers)
     return out
 
 
@@ -217,14 +202,18 @@ def _fill(index, weights, out):
             out[index[i]] += weights[i]
 
 
-def _weights(showers: int, replicas: int, generator: np.random.Generator) -> np.ndarray:
-    """First column 1, then the Poisson bootstrap: how often each replica draws each shower."""
+def bootstrap_weights(showers: int, replicas: int, generator: np.random.Generator) -> np.ndarray:
+    """Weights (showers, replicas + 1): first 1, then how often each replica draws each shower.
+
+    Poisson bootstrap: replicas differ a little in their number of showers.
+    """
     weights = np.ones((showers, replicas + 1))
     weights[:, 1:] = generator.poisson(1.0, size=(showers, replicas))
     return weights
 
 
-def _histograms(values: np.ndarray, bins: Binning, weights: np.ndarray) -> np.ndarray:
+def weighted_histograms(values: np.ndarray, bins: Binning, weights: np.ndarray) -> np.ndarray:
+    """Histograms (replicas + 1, bins) of values (N,), one for each column of weights."""
     counts = np.zeros((len(bins.edges) - 1, weights.shape[1]))
     _fill(bins.indices(values), weights, counts)
     return counts.T
@@ -252,41 +241,36 @@ def _compare(
 
 
 def separations(
-    generated: Showers,
-    reference: Showers,
-    entry: Dataset,
+    generated: Sample,
+    reference: Sample,
     *,
     replicas: int = 100,
     seed: int = 0,
-    bins_from: Showers | None = None,
+    bins_from: Sample | None = None,
 ) -> dict[str, Separation]:
     """Separation power of every observable between two samples (sizes may differ).
 
     replicas: bootstrap replicas for the uncertainties; seed: of the bootstrap.
     bins_from: the showers whose values decide open ranges, by default `reference`.
-    Raises DataError for an empty sample.
     """
-    for label, showers in (("generated", generated), ("reference", reference)):
-        if not len(showers):
-            raise DataError(f"the {label} sample has no showers: histograms need at least one")
+    entry, ruler = reference.entry, bins_from or reference
     samples = (generated, reference)
     generator = np.random.default_rng(seed)
-    weights = [_weights(len(showers), replicas, generator) for showers in samples]
-    values = [distributions(showers, entry) for showers in samples]
-    ruler = values[1] if bins_from is None else distributions(bins_from, entry)
+    weights = [bootstrap_weights(len(sample), replicas, generator) for sample in samples]
+    values = [sample.distributions for sample in samples]
     result = {}
     for name in values[0]:
-        bins = binning(name, entry, ruler[name])
-        counts = tuple(_histograms(v[name], bins, w) for v, w in zip(values, weights, strict=True))
+        bins = binning(name, entry, ruler.distributions[name])
+        counts = tuple(
+            weighted_histograms(v[name], bins, w) for v, w in zip(values, weights, strict=True)
+        )
         entries = tuple(float(np.count_nonzero(~np.isnan(v[name]))) for v in values)
         result[name] = _compare(name, bins, counts, entries)
 
-    largest = (reference if bins_from is None else bins_from).cells.max()
-    bins = binning(VOXEL, entry, np.array([largest], dtype=np.float64))
-    cells = [cell_counts(showers, bins) for showers in samples]
+    bins = binning(VOXEL, entry, ruler.largest)
+    cells = [cell_counts(sample, bins) for sample in samples]
     counts = tuple(w.T @ c for w, c in zip(weights, cells, strict=True))
-    threshold = max(entry.threshold, np.nextafter(0.0, 1.0))
-    entries = tuple(float(np.count_nonzero(showers.cells >= threshold)) for showers in samples)
+    entries = tuple(float(sample.hits.sum()) for sample in samples)
     return result | {VOXEL: _compare(VOXEL, bins, counts, entries)}
 
 

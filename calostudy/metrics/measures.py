@@ -1,22 +1,22 @@
 """The catalogue of metrics: what `evaluate` computes, each as a function of two samples.
 
-A metric is one function in `METRICS`, of (generated, reference, dataset, options, the showers that
-decide bins and units); adding one there is all that a new metric needs.
+A metric is one function in `METRICS`, of (generated, reference, options, the sample that decides
+bins and units); adding one there is all that a new metric needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from calostudy.datasets import Dataset
 from calostudy.metrics import distances
-from calostudy.metrics.classifier import EPOCHS, INPUTS, Classification, classify
-from calostudy.metrics.histograms import RATIO, distributions, mean_separation, separations
+from calostudy.metrics.classifier import Classification, classify
+from calostudy.metrics.features import high_level_features
+from calostudy.metrics.histograms import mean_separation, separations
+from calostudy.metrics.measurement import Measurement, Options
 from calostudy.metrics.neighbours import HALVES, NAMES, NEIGHBOURS, log_cells, neighbour_metrics
-from calostudy.showers import Showers
+from calostudy.metrics.sample import RATIO, Sample
 
 OUTSIDE = 0.02  # difference in the share of entries outside a histogram that is worth a warning
 EMPTY_CELL = 0.1  # MeV, in logarithms of cells: of the CaloChallenge evaluation
@@ -25,42 +25,16 @@ PER_FEATURE = 5  # showers in an FPD batch, below which its covariance is mostly
 MOST_NEIGHBOURS = 10_000  # showers per sample in the search for neighbours
 
 
-@dataclass(frozen=True)
-class Options:
-    """How metrics are computed. hidden: nodes of the classifiers, None for the published number."""
-
-    repeats: int = 5
-    seed: int = 0
-    hidden: int | None = None
-    epochs: int = EPOCHS
-    replicas: int = 100
-    device: str = "cpu"
-    progress: bool = False
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A value with its uncertainty; `details` are its parts by name, each (value, uncertainty)."""
-
-    value: float
-    uncertainty: float
-    kind: str
-    details: dict[str, tuple[float, float]] = field(default_factory=dict)
-    settings: dict[str, float | int | str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
 # ---- the metrics ------------------------------------------------------------------------------
 
 
 def measure_separation(
-    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+    generated: Sample, reference: Sample, options: Options, ruler: Sample
 ) -> dict[str, Measurement]:
     """Mean separation power over all observables; `details` has each."""
     table = separations(
         generated,
         reference,
-        entry,
         replicas=options.replicas,
         seed=options.seed,
         bins_from=ruler,
@@ -86,13 +60,13 @@ def measure_separation(
 
 def _classifier(inputs: str) -> Callable[..., dict[str, Measurement]]:
     def measure(
-        generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+        generated: Sample, reference: Sample, options: Options, ruler: Sample
     ) -> dict[str, Measurement]:
         generated, reference, note = _equal_sizes(generated, reference, options.seed, "classifier")
         result = classify(
-            generated,
-            reference,
-            entry,
+            generated.showers,
+            reference.showers,
+            reference.entry,
             inputs=inputs,
             hidden=options.hidden,
             repeats=options.repeats,
@@ -123,8 +97,8 @@ def _summary(
 
 
 def _equal_sizes(
-    generated: Showers, reference: Showers, seed: int, what: str
-) -> tuple[Showers, Showers, tuple[str, ...]]:
+    generated: Sample, reference: Sample, seed: int, what: str
+) -> tuple[Sample, Sample, tuple[str, ...]]:
     """Cut the larger sample, at random, to the size of the smaller: `what` needs that."""
     sizes = len(generated), len(reference)
     n = min(sizes)
@@ -141,16 +115,16 @@ measure_low = _classifier("low")
 measure_high = _classifier("high")
 
 
-def _features(showers: Showers, entry: Dataset) -> np.ndarray:
-    return INPUTS["high"](showers, entry)
+def _features(sample: Sample) -> np.ndarray:
+    return high_level_features(sample.observables, sample.incident_energy)
 
 
 def measure_physics_distances(
-    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+    generated: Sample, reference: Sample, options: Options, ruler: Sample
 ) -> dict[str, Measurement]:
     """FPD and KPD on the inputs of the high-level classifier."""
     x, y = distances.scaled(
-        *(_features(s, entry) for s in (generated, reference)), _features(ruler, entry)
+        *(_features(sample) for sample in (generated, reference)), _features(ruler)
     )
     smaller = min(len(x), len(y))
     seed = distances.SEED + options.seed
@@ -198,7 +172,7 @@ def measure_physics_distances(
 
 
 def measure_neighbours(
-    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+    generated: Sample, reference: Sample, options: Options, ruler: Sample
 ) -> dict[str, Measurement]:
     """Precision, recall, density and coverage in the space of the cells' logarithms."""
     generated, reference, note = _equal_sizes(generated, reference, options.seed, "neighbours")
@@ -206,10 +180,12 @@ def measure_neighbours(
         note += (f"neighbours: {MOST_NEIGHBOURS:,} of the {len(generated):,} showers of each",)
         generated, reference = generated[:MOST_NEIGHBOURS], reference[:MOST_NEIGHBOURS]
     # The published 0.1 MeV for empty cells would be above the threshold of a CaloGAN cell.
+    entry = reference.entry
     official = entry.calorimeter.file_format == "calochallenge"
     empty = EMPTY_CELL if official else entry.threshold
     points = [
-        log_cells(s.above_threshold(entry.threshold).cells, empty) for s in (generated, reference)
+        log_cells(sample.showers.above_threshold(entry.threshold).cells, empty)
+        for sample in (generated, reference)
     ]
     settings = {
         "neighbours": NEIGHBOURS,
@@ -231,10 +207,10 @@ def measure_neighbours(
 
 
 def measure_correlations(
-    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+    generated: Sample, reference: Sample, options: Options, ruler: Sample
 ) -> dict[str, Measurement]:
     """Mean absolute difference of the Pearson coefficients of pairs of layer energies."""
-    layers = [s.above_threshold(entry.threshold).layer_energies() for s in (generated, reference)]
+    layers = [sample.layer_energies for sample in (generated, reference)]
     found = distances.correlation_distance(*layers, options.replicas, options.seed)
     settings = {"layers": layers[0].shape[1], "replicas": options.replicas}
     return {"pcc": Measurement(*found, "bootstrap over showers", settings=settings)}
@@ -246,12 +222,12 @@ def _spread(values: np.ndarray) -> float:
 
 
 def measure_wasserstein(
-    generated: Showers, reference: Showers, entry: Dataset, options: Options, ruler: Showers
+    generated: Sample, reference: Sample, options: Options, ruler: Sample
 ) -> dict[str, Measurement]:
     """Mean Wasserstein distance of the observables in standard deviations of the reference."""
     first, second, unit = (
-        {n: v for n, v in distributions(s, entry).items() if not n.startswith(f"{RATIO}/")}
-        for s in (generated, reference, ruler)
+        {n: v for n, v in sample.distributions.items() if not n.startswith(f"{RATIO}/")}
+        for sample in (generated, reference, ruler)
     )
     found = distances.wasserstein_distances(first, second, unit, options.replicas, options.seed)
     left_out = sorted(set(unit) - set(found))
@@ -270,7 +246,7 @@ def measure_wasserstein(
     }
 
 
-Metric = Callable[[Showers, Showers, Dataset, Options, Showers], dict[str, Measurement]]
+Metric = Callable[[Sample, Sample, Options, Sample], dict[str, Measurement]]
 
 METRICS: dict[str, Metric] = {
     "separation_power": measure_separation,
@@ -287,7 +263,7 @@ METRICS: dict[str, Metric] = {
     "pcc": measure_correlations,
     "wasserstein": measure_wasserstein,
 }
-"""Metric name -> function of (generated, reference, dataset, options, showers that decide bins).
+"""Metric name -> function of (generated, reference, options, sample that decides bins and units).
 
 One function may give several metrics, which it computes together.
 """
@@ -304,3 +280,6 @@ SHRINKING: dict[str, float] = {
 # A difference on either side of the floor is one: a model that keeps to the crowded places has a
 # higher density and precision than Geant4 itself.
 TWO_SIDED = frozenset({"precision", "recall", "density", "coverage"})
+
+# Trained once on all incident energies, these say themselves what each range gives.
+WHOLE = frozenset({measure_low, measure_high})

@@ -14,7 +14,8 @@ from calostudy.datasets import load, showers_path
 from calostudy.errors import UsageError
 from calostudy.generation import generate_showers
 from calostudy.metrics import METRICS, Score, evaluate
-from calostudy.metrics.histograms import binning, distributions
+from calostudy.metrics.histograms import binning
+from calostudy.metrics.sample import Sample
 from calostudy.models import build, shipped_weights
 from calostudy.models import load as load_surrogate
 from calostudy.models.surrogate import Surrogate, read_card
@@ -122,7 +123,7 @@ class ModelWalk(Walk):
 
     def observables(self, samples: Mapping[str, Showers]) -> dict[str, dict[str, np.ndarray]]:
         """Sample -> observable -> values (N,), as they are histogrammed."""
-        return {name: distributions(showers, self.entry) for name, showers in samples.items()}
+        return {name: Sample.of(s, self.entry).distributions for name, s in samples.items()}
 
     def edges(self, observables: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Bin edges of every observable, decided by the first sample, the reference."""

@@ -1,0 +1,143 @@
+"""The evaluation as a whole: streamed files, breakdown by energy, resuming, refused samples."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_showers import toy_showers
+
+from calostudy import showers as shower_files
+from calostudy.datasets import dataset
+from calostudy.errors import DataError
+from calostudy.metrics import Options, Sample, evaluate, kept
+from calostudy.metrics.measures import METRICS
+from calostudy.metrics.observables import observables
+from calostudy.showers import Showers
+
+EPLUS = dataset("calogan-eplus")
+CHEAP = ("separation_power", "fpd", "pcc", "wasserstein")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    paths = []
+    for seed, scale in ((1, 1.0), (2, 1.04)):
+        path = folder / f"{seed}.h5"
+        shower_files.write(path, toy_showers("calogan-eplus", 450, seed, scale=scale))
+        paths.append(path)
+    return paths
+
+
+def test_a_file_read_in_chunks_gives_the_scores_of_showers_in_memory(files):
+    whole = [shower_files.read(path, EPLUS.calorimeter) for path in files]
+    streamed = [Sample.open(path, EPLUS, chunk=64) for path in files]
+    for a, b in zip(
+        evaluate(whole[1], whole[0], EPLUS, CHEAP, replicas=10),
+        evaluate(streamed[1], streamed[0], EPLUS, CHEAP, replicas=10),
+        strict=True,
+    ):
+        assert a == b
+
+
+@given(rows=st.lists(st.integers(0, 59), min_size=1, max_size=60, unique=True))
+@settings(max_examples=20, deadline=None)
+def test_rows_of_a_sample_are_those_rows_of_everything_in_it(rows):
+    showers = toy_showers("calogan-eplus", 60, 3)
+    chunks = [showers[start : start + 7] for start in range(0, 60, 7)]
+    parts = Sample.of(showers, EPLUS)
+    parts = Sample(EPLUS, parts.incident_energy, parts.observables, parts.largest, lambda: chunks)
+    chosen = parts[np.array(rows)]
+    expected = showers[np.sort(rows)]
+    np.testing.assert_array_equal(chosen.showers.cells, expected.cells)
+    np.testing.assert_array_equal(chosen.largest, expected.cells.max(axis=1))
+    found = observables(expected, EPLUS.threshold)
+    assert all((chosen.observables[name] == found[name]).all() for name in found)
+    assert (chosen.hits == (expected.cells >= EPLUS.threshold).sum(axis=1)).all()
+
+
+def test_each_range_of_energy_has_its_own_score_and_floor():
+    reference = toy_showers("calogan-eplus", 900, 1)
+    generated = toy_showers("calogan-eplus", 900, 2)
+    off = np.where(generated.incident_energy < 25e3, 1.1, 1.0)[:, None]
+    generated = Showers(generated.calorimeter, generated.incident_energy, generated.cells * off)
+    (score,) = evaluate(generated, reference, EPLUS, ["wasserstein"], replicas=30, by_energy=True)
+    low, *others = score.by_energy.values()
+    assert len(others) == 3
+    assert low["significance"] > 5
+    assert all(abs(other["significance"]) < 3 for other in others)
+    assert all(other["floor"] > 0 for other in (low, *others))
+
+
+def test_a_range_with_few_showers_is_left_out_and_said_so():
+    showers = [toy_showers("calogan-eplus", 400, seed) for seed in (1, 2)]
+    few = [s[(s.incident_energy > 25e3) | (np.arange(400) < 40)] for s in showers]
+    (score,) = evaluate(*few, EPLUS, ["pcc"], replicas=5, by_energy=True)
+    assert "1-25 GeV" not in score.by_energy
+    assert any("1-25 GeV" in text and "left out" in text for text in score.warnings)
+
+
+def test_a_killed_evaluation_goes_on_at_the_metric_it_was_in(tmp_path, monkeypatch):
+    showers = [toy_showers("calogan-eplus", 120, seed) for seed in (1, 2)]
+    calls = []
+
+    def counted(name):
+        function = METRICS[name]
+
+        def measure(*arguments):
+            calls.append(name)
+            if name == "pcc" and calls.count("pcc") == 1:
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        measure.__qualname__ = name
+        return measure
+
+    wanted = ("separation_power", "pcc")
+    for name in wanted:
+        monkeypatch.setitem(METRICS, name, counted(name))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(*showers, EPLUS, wanted, replicas=5, keep=tmp_path)
+    resumed = evaluate(*showers, EPLUS, wanted, replicas=5, keep=tmp_path)
+    assert calls.count("separation_power") == 2  # once for the showers, once for the floor
+    assert resumed == evaluate(*showers, EPLUS, wanted, replicas=5)
+
+
+@pytest.mark.parametrize("change", ["showers", "options", "broken"])
+def test_what_is_kept_is_not_taken_for_something_else(tmp_path, change):
+    samples = [Sample.of(toy_showers("calogan-eplus", 80, seed), EPLUS) for seed in (1, 2, 3)]
+    options = Options(replicas=5)
+    measured = METRICS["pcc"]
+    kept.measure(measured, (samples[0], samples[1], samples[1]), options, tmp_path)
+    if change == "showers":
+        samples[0] = samples[2]
+    elif change == "options":
+        options = Options(replicas=6)
+    else:
+        next(tmp_path.glob("*.json")).write_text('{"pcc": {"value"')
+    found = kept.measure(measured, (samples[0], samples[1], samples[1]), options, tmp_path)
+    assert found == measured(samples[0], samples[1], options, samples[1])
+
+
+def _broken(showers, **changes):
+    fields = {"incident_energy": showers.incident_energy, "cells": showers.cells} | changes
+    return Showers(showers.calorimeter, **fields)
+
+
+GOOD = toy_showers("calogan-eplus", 60, 5)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (toy_showers("ds1-photons", 20, 1), "calorimeter"),
+        (GOOD[:0], "no generated showers"),
+        (_broken(GOOD, cells=-GOOD.cells), "negative"),
+        (_broken(GOOD, cells=np.where(GOOD.cells > 0, np.nan, 0)), "not finite"),
+        (_broken(GOOD, incident_energy=GOOD.incident_energy / 1e3), "incident energies"),
+    ],
+    ids=["another dataset", "none", "negative", "NaN", "GeV for MeV"],
+)
+def test_showers_that_cannot_be_of_the_dataset_are_refused(broken, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(broken, GOOD, EPLUS, ["pcc"])
