@@ -1,0 +1,139 @@
+"""Response: mean and RMS of E_tot/E_inc against incident energy, and chi2/NDF of its histograms.
+
+Figures 8 to 10 and table 5 of C. Krause, I. Pang, D. Shih (CaloFlow for CaloChallenge Dataset 1,
+arXiv:2210.14245): one histogram of E_tot/E_inc for each incident energy, in 30 bins (their NDF is
+450 for 15 energies), mean and RMS from the histograms, without outliers, and chi2 summed over all
+energies. Two rules that the paper leaves open are chosen here:
+
+- a histogram reaches five standard deviations to both sides of the reference's median, the
+  standard deviation being half of the central 68 % of the reference; outliers are what lies beyond:
+  mean and RMS leave them out, in chi2 the outer bins hold them;
+- chi2 compares two samples, each with its own statistical error, and a histogram with n filled bins
+  has n - 1 degrees of freedom, since both are normalised: samples of one distribution have
+  chi2/NDF = 1 on average, whatever their sizes, and a difference grows with the number of showers.
+
+Laws of continuous energy have one histogram for each range of `energy_ranges`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from calostudy.metrics.histograms import Binning, weighted_histograms
+from calostudy.metrics.measurement import Measurement, Options
+from calostudy.metrics.ranges import ALL, EnergyRange, filled_ranges
+from calostudy.metrics.replicas import KIND, pair_weights, parts, with_spread
+from calostudy.metrics.sample import RATIO, Sample
+
+BINS = 30
+REACH = 5.0  # standard deviations
+CENTRAL = (0.1587, 0.8413)  # one standard deviation to both sides
+OUTSIDE = 0.02  # difference in the share of outliers that is worth a warning
+
+
+def response_bins(reference: np.ndarray) -> Binning:
+    """Bins of E_tot/E_inc around the median of the reference's values (M,).
+
+    >>> response_bins(np.linspace(0.8, 1.0, 201)).edges[[0, -1]].round(3)
+    array([0.559, 1.241])
+    """
+    low, middle, high = np.quantile(reference, (CENTRAL[0], 0.5, CENTRAL[1]))
+    width = 0.5 * (high - low) or float(np.std(reference)) or 1.0
+    edges = np.linspace(max(0.0, middle - REACH * width), middle + REACH * width, BINS + 1)
+    return Binning(edges)
+
+
+def mean_and_rms(
+    values: np.ndarray, bins: Binning, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the values (N,) inside the bins, per column of weights (N, R).
+
+    Two arrays (R,), NaN where nothing is inside.
+    """
+    inside = bins.indices(values) >= 0
+    values, weights = values[inside], weights[inside]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = values @ weights / weights.sum(axis=0)
+        square = ((values[:, None] - mean) ** 2 * weights).sum(axis=0) / weights.sum(axis=0)
+    return mean, np.sqrt(square)
+
+
+def chi_squared(generated: np.ndarray, reference: np.ndarray) -> tuple[float, int]:
+    """chi2 of two histograms of counts (bins,) of samples of any size, and its degrees of freedom.
+
+    sum (g sqrt(M/N) - r sqrt(N/M))^2 / (g + r) over the filled bins, N = sum g, M = sum r.
+
+    >>> chi_squared(np.array([30, 10, 0]), np.array([10, 30, 0]))
+    (20.0, 1)
+    """
+    filled = generated + reference > 0
+    g, r = generated[filled].astype(float), reference[filled].astype(float)
+    if not (g.any() and r.any()):
+        return float("nan"), max(int(filled.sum()) - 1, 0)
+    balance = np.sqrt(r.sum() / g.sum())
+    return float(np.sum((g * balance - r / balance) ** 2 / (g + r))), len(g) - 1
+
+
+def chi_squared_per_ndf(chi2: float, ndf: int) -> tuple[float, float]:
+    """chi2/NDF and its standard deviation, that of a noncentral chi2 distribution."""
+    if not ndf:
+        return float("nan"), float("nan")
+    return chi2 / ndf, float(np.sqrt(2 * ndf + 4 * max(chi2 - ndf, 0.0))) / ndf
+
+
+def measure_response(
+    generated: Sample, reference: Sample, options: Options, ruler: Sample
+) -> dict[str, Measurement]:
+    """Differences of mean and RMS of E_tot/E_inc from the reference's, and chi2/NDF.
+
+    `mean_response` and `rms_response`: absolute relative difference, mean over the energies, with
+    the signed differences in `details`. `chi2_response`: chi2/NDF of all histograms.
+    """
+    samples = (generated, reference)
+    ranges, warnings = filled_ranges(reference.entry, *(each.incident_energy for each in samples))
+    weights = pair_weights(generated, reference, options)
+    differences: dict[str, dict[str, np.ndarray]] = {"mean_response": {}, "rms_response": {}}
+    chi2 = {}
+    for own in ranges or [EnergyRange(ALL, 0.0, np.inf)]:
+        rows = [own.holds(each.incident_energy) for each in samples]
+        bins = response_bins(ruler.distributions[RATIO][own.holds(ruler.incident_energy)])
+        values = [each.distributions[RATIO][mask] for each, mask in zip(samples, rows, strict=True)]
+        drawn = [each[mask] for each, mask in zip(weights, rows, strict=True)]
+        statistics = [mean_and_rms(v, bins, w) for v, w in zip(values, drawn, strict=True)]
+        for found, first, second in zip(differences.values(), *statistics, strict=True):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                # nothing but outliers: all of the response is missing
+                found[own.label] = np.nan_to_num(first / second, nan=0.0, posinf=0.0) - 1
+        filled = replace(bins, open_ended=True)
+        chi2[own.label] = chi_squared(
+            *(weighted_histograms(v, filled, np.ones((len(v), 1)))[0] for v in values)
+        )
+        lost = [float(np.mean(bins.indices(v) < 0)) for v in values]
+        if abs(lost[0] - lost[1]) > OUTSIDE:
+            warnings += (
+                f"response at {own.label}: {lost[0]:.1%} of the generated and {lost[1]:.1%} of "
+                "the reference showers are outliers, which mean and RMS leave out",
+            )
+    settings = {"energies": len(chi2), "bins": BINS, "replicas": options.replicas}
+    total = np.sum(list(chi2.values()), axis=0)
+    return {
+        name: Measurement(
+            *with_spread(np.mean(np.abs(list(found.values())), axis=0)),
+            KIND,
+            details=parts(found),
+            settings=settings,
+            warnings=warnings,
+            by_energy=parts({label: np.abs(each) for label, each in found.items()}),
+        )
+        for name, found in differences.items()
+    } | {
+        "chi2_response": Measurement(
+            *chi_squared_per_ndf(float(total[0]), int(total[1])),
+            "width of the chi2 distribution",
+            settings=settings | {"chi2": float(total[0]), "ndf": int(total[1])},
+            warnings=warnings,
+            by_energy={label: chi_squared_per_ndf(*each) for label, each in chi2.items()},
+        )
+    }
