@@ -7,8 +7,10 @@ standard output, and then nothing else is printed there).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,10 +58,11 @@ def _rows(rows: list[dict], title: str, to_json: str | None, payload: object = N
     if to_json == "-":
         return
     table = Table(title=title, title_justify="left")
-    for name in rows[0] if rows else ():
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
         table.add_column(str(name), overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_cell(value)) for value in row.values()))
+        table.add_row(*(escape(_cell(row.get(name))) for name in names))
     out.print(table)
 
 
@@ -439,6 +442,12 @@ def evaluate(
         str | None, typer.Option(help="A list such as separation_power,auc_low; default: all.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Classifier trainings.")] = 5,
+    hidden: Annotated[
+        int | None, typer.Option(min=1, help="Nodes per hidden layer of the classifiers.")
+    ] = None,
+    by_energy: Annotated[
+        bool, typer.Option(help="Also score each range of incident energies by itself.")
+    ] = True,
     seed: Seed = 0,
     to_json: Json = None,
     report: Annotated[
@@ -447,53 +456,61 @@ def evaluate(
 ) -> None:
     """Score showers against Geant4, with uncertainties and the Geant4-against-Geant4 floor.
 
-    Example: `calostudy evaluate generated.h5 --dataset calogan-eplus --json scores.json`
+    The file is read in chunks; a killed run goes on at the metric it was in.
+
+    Example: `calostudy evaluate generated.h5 --dataset calogan-eplus --report report`
     """
+    import pooch
+
     from calostudy.datasets import dataset as catalogue_entry
-    from calostudy.datasets import load, showers_path
-    from calostudy.metrics import METRICS
+    from calostudy.datasets import showers_path
+    from calostudy.metrics import METRICS, Sample
     from calostudy.metrics import evaluate as score
     from calostudy.provenance import provenance
-    from calostudy.showers import read
+    from calostudy.tables import energy_rows, score_rows
 
     entry = catalogue_entry(dataset)
     names = tuple(metrics.split(",")) if metrics else tuple(METRICS)
-    energies = entry.energies.range
-    generated = read(file, entry.calorimeter, energy_range=energies)
-    if reference:
-        truth = read(reference, entry.calorimeter, energy_range=energies)
-    else:
-        truth = load(dataset, "evaluation")
+    truth = reference or showers_path(dataset, "evaluation")
+    generated = Sample.open(file, entry, progress=True)
+    geant4 = Sample.open(truth, entry, "reference", progress=True)
+    other = showers_path(dataset, "train")
     floor = None
-    if reference is None and showers_path(dataset, "train").exists():
-        floor = load(dataset, "train", rows=slice(0, len(truth)))
+    if reference is None and other.exists():
+        floor = Sample.open(other, entry, "floor")[: len(geant4)]
+    which = hashlib.sha256(f"{file.resolve()} {truth.resolve()}".encode()).hexdigest()[:16]
+    keep = pooch.os_cache("calostudy") / f"evaluation-{which}"
     scores = score(
         generated,
-        truth,
+        geant4,
         entry,
         metrics=names,
         repeats=repeats,
         seed=seed,
         floor=floor,
+        hidden=hidden,
         progress=True,
+        by_energy=by_energy,
+        keep=keep,
     )
     payload = {
         "file": str(file),
         "dataset": dataset,
-        "reference": str(reference or showers_path(dataset, "evaluation")),
+        "reference": str(truth),
         "seed": seed,
         "scores": {each.name: each.as_dict() for each in scores},
         "provenance": provenance(),
     }
-    from calostudy.tables import score_rows
-
-    _rows(score_rows(scores), f"{file} against {payload['reference']}", to_json, payload)
+    _rows(score_rows(scores), f"{file} against {truth}", to_json, payload)
+    if to_json != "-" and (rows := energy_rows(scores)):
+        _rows(rows, "By incident energy: value (distance from the floor)", None)
     for warning in dict.fromkeys(warning for each in scores for warning in each.warnings):
         err.print(f"[yellow]warning[/yellow]: {escape(warning)}")
     if report:
         from calostudy.report import write_report
 
-        err.print(f"report in {write_report(report, generated, truth, entry, scores, payload)}")
+        err.print(f"report in {write_report(report, generated, geant4, scores, payload)}")
+    shutil.rmtree(keep, ignore_errors=True)
 
 
 @app.command()

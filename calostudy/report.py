@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jinja2
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from calostudy import plots
-from calostudy.datasets import Dataset
 from calostudy.files import atomic_path
-from calostudy.metrics import Score
-from calostudy.showers import Showers
-from calostudy.tables import score_rows
+from calostudy.metrics import Sample, Score
+from calostudy.tables import energy_rows, score_rows
+
+PICTURED = 5000  # showers of each sample that the figures show
+MOST_OBSERVABLES = 20  # in the figure of the separation powers
 
 PAGE = jinja2.Template(
     """<!doctype html>
@@ -27,11 +29,13 @@ td, th { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ccc; 
 </style>
 <h1>{{ title }}</h1>
 <p>{{ payload.file }} against {{ payload.reference }}</p>
+{% for rows in tables %}
 <table><tr>{% for name in rows[0] %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in rows %}
-<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
+<tr>{% for name in rows[0] %}<td>{{ row.get(name, "-") }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
+{% endfor %}
 {% for warning in warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
 {% for caption, image in figures %}<h2>{{ caption }}</h2><img src="{{ image }}" alt="{{ caption }}">
 {% endfor %}
@@ -41,11 +45,36 @@ td, th { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ccc; 
 )
 
 
+def _figures(
+    generated: Sample, reference: Sample, scores: Sequence[Score]
+) -> Iterator[tuple[str, Figure]]:
+    """Captions with their figures, one at a time."""
+    powers = next((score.details for score in scores if score.name == "separation_power"), {})
+    if powers:
+        rows = [{"name": name} | part for name, part in powers.items()]
+        rows = sorted(rows, key=lambda row: -row["value"])[:MOST_OBSERVABLES]
+        yield (
+            f"Separation power of the {len(rows)} observables that differ most",
+            plots.score_bars(rows, "separation power"),
+        )
+    if any(score.by_energy for score in scores):
+        yield "Distance from the floor by incident energy", plots.significance_by_energy(scores)
+    samples = {
+        name: sample[:PICTURED].showers
+        for name, sample in (("Geant4", reference), ("generated", generated))
+    }
+    shown = f"first {max(map(len, samples.values())):,} showers"
+    yield f"Average showers, {shown}", plots.layer_images(samples)
+    yield f"Layer energies, {shown}", plots.layer_energies(samples)
+    yield f"Response, incident energies and cells, {shown}", plots.energy_response(samples)
+    yield f"Linearity and resolution, {shown}", plots.response_against_energy(samples)
+    yield f"Longitudinal profile, {shown}", plots.longitudinal_profile(samples)
+
+
 def write_report(
     directory: Path,
-    generated: Showers,
-    reference: Showers,
-    dataset: Dataset,
+    generated: Sample,
+    reference: Sample,
     scores: Sequence[Score],
     payload: dict,
 ) -> Path:
@@ -53,25 +82,17 @@ def write_report(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     plots.use_style()
-    samples = {"Geant4": reference, "generated": generated}
-    figures = {
-        "Average showers": plots.layer_images(samples),
-        "Layer energies": plots.layer_energies(samples),
-        "Response, incident energies and cells": plots.energy_response(samples),
-        "Linearity and resolution": plots.response_against_energy(samples),
-        "Longitudinal profile": plots.longitudinal_profile(samples),
-    }
     links = []
-    for number, (caption, figure) in enumerate(figures.items()):
+    for number, (caption, figure) in enumerate(_figures(generated, reference, scores)):
         name = f"figure-{number}.png"
         with atomic_path(directory / name) as temporary:
             figure.savefig(temporary, format="png")
         plt.close(figure)
         links.append((caption, name))
     page = PAGE.render(
-        title=f"Generated showers against Geant4: {dataset.title}",
+        title=f"Generated showers against Geant4: {reference.entry.title}",
         payload=payload,
-        rows=score_rows(scores),
+        tables=[rows for rows in (score_rows(scores), energy_rows(scores)) if rows],
         warnings=list(dict.fromkeys(w for score in scores for w in score.warnings)),
         figures=links,
     )

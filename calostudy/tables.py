@@ -52,11 +52,25 @@ def score_rows(scores: Sequence[Score]) -> list[dict[str, str]]:
             "metric": score.name,
             "value": plus_minus(score.value, score.uncertainty),
             "Geant4 floor": plus_minus(score.floor, score.floor_uncertainty),
-            "distance": "-" if score.significance is None else f"{score.significance:.1f} σ",
+            "distance": _sigmas(score.significance),
             "showers": f"{score.generated:,} / {score.reference:,}",
             "uncertainty": score.uncertainty_kind,
         }
         for score in scores
+    ]
+
+
+def energy_rows(scores: Sequence[Score]) -> list[dict[str, str]]:
+    """One row per score with a breakdown by incident energy: value and distance in each range."""
+    return [
+        {"metric": score.name}
+        | {
+            label: f"{plus_minus(part['value'], part['uncertainty'])} "
+            f"({_sigmas(part['significance'])})"
+            for label, part in score.by_energy.items()
+        }
+        for score in scores
+        if score.by_energy
     ]
 
 

@@ -158,7 +158,7 @@ def test_features_writes_every_observable(run, showers_file, tmp_path):
 
 def test_evaluate_scores_a_file_against_a_reference(run, tmp_path):
     for name, seed, scale in (("generated", 2, 1.1), ("reference", 3, 1.0)):
-        write(tmp_path / f"{name}.h5", toy_showers("calogan-eplus", 400, seed, scale=scale))
+        write(tmp_path / f"{name}.h5", toy_showers("calogan-eplus", 600, seed, scale=scale))
     status, out, _ = run(
         *("evaluate", tmp_path / "generated.h5", "--dataset", "calogan-eplus"),
         *("--reference", tmp_path / "reference.h5", "--metrics", "separation_power"),
@@ -170,8 +170,10 @@ def test_evaluate_scores_a_file_against_a_reference(run, tmp_path):
     assert score["value"] > score["floor"]
     assert score["details"]["E_tot/E_inc"]["value"] > 0.9  # a scale off by 10 %, resolved to 2 %
     assert result["provenance"]["machine"]["cores"] >= 1
+    assert set(score["by_energy"]) == {"1-25 GeV", "25-50 GeV", "50-75 GeV", "75-100 GeV"}
     page = (tmp_path / "report" / "index.html").read_text()
     assert "separation_power" in page
+    assert "25-50 GeV" in page
     assert (tmp_path / "report" / "figure-0.png").stat().st_size > 1000
 
 

@@ -28,6 +28,7 @@ from calostudy.plots.physics import (
 from calostudy.plots.results import (
     loss_curve,
     score_bars,
+    significance_by_energy,
     speed_up_bars,
     time_against_energy,
     times_by_batch,
@@ -63,6 +64,7 @@ __all__ = [
     "score_bars",
     "segmentation_images",
     "shower_maximum",
+    "significance_by_energy",
     "speed_up_bars",
     "time_against_energy",
     "times_by_batch",

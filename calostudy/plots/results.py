@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn
 from matplotlib.figure import Figure
 
+from calostudy.metrics import Score
 from calostudy.plots.style import COLOURS, GEANT4, INK, SURROGATE, label_of, log_axis
 
 
@@ -46,6 +49,34 @@ def score_bars(rows: Sequence[Mapping[str, float]], xlabel: str) -> Figure:
     axis.set_yticks(place, [label_of(r["name"]) for r in rows], fontsize="small")
     axis.set(xlabel=xlabel)
     axis.legend()
+    return figure
+
+
+def significance_by_energy(scores: Sequence[Score]) -> Figure:
+    """Distance of every metric from the Geant4 floor, in standard deviations, by energy range."""
+    shown = [score for score in scores if score.by_energy]
+    table = pd.DataFrame(
+        {s.name: {label: p["significance"] for label, p in s.by_energy.items()} for s in shown},
+        dtype=float,
+    ).T
+    table.insert(0, "all", [score.significance for score in shown])
+    size = (1.1 + 0.75 * (1 + len(table.columns)), 1.2 + 0.3 * len(table))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    seaborn.heatmap(
+        table.astype(float),
+        ax=axis,
+        vmin=0,
+        vmax=10,
+        cmap="rocket_r",
+        annot=True,
+        fmt=".1f",
+        annot_kws={"size": "small"},
+        linewidths=0.5,
+        cbar_kws={"label": "distance from the floor (σ)", "extend": "max"},
+    )
+    axis.set(xlabel="incident energy", ylabel="")
+    axis.tick_params(length=0)
+    axis.set_yticks(axis.get_yticks(), [label_of(name) for name in table.index], rotation=0)
     return figure
 
 
