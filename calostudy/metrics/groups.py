@@ -17,11 +17,17 @@ from calostudy.calorimeter import Calorimeter
 from calostudy.metrics.histograms import binning
 from calostudy.metrics.measurement import Measurement, Options
 from calostudy.metrics.ranges import ALL, filled_ranges
-from calostudy.metrics.replicas import KIND, pair_weights, parts, separation_replicas, with_spread
+from calostudy.metrics.replicas import (
+    KIND,
+    pair_weights,
+    parts,
+    separation_replicas,
+    unlike,
+    with_spread,
+)
 from calostudy.metrics.sample import Sample
 
 SIZE = 5  # layers of a group
-OUTSIDE = 0.02  # difference in the share of showers without a bin that is worth a warning
 
 
 def layer_groups(calorimeter: Calorimeter) -> dict[str, list[int]]:
@@ -78,14 +84,14 @@ def measure_groups(
             bins = binning(f"E_layer/{name}", entry, unit[held[2]])
             found[label, name] = separation_replicas((first, second), bins, weights)
             outside = [
-                float(np.mean(bins.indices(own[mask]) < 0))
+                bins.indices(own[mask]) < 0
                 for own, mask in zip((first, second), held, strict=False)
             ]
-            if abs(outside[0] - outside[1]) > OUTSIDE:
-                lost.append(f"{name}, {label} ({outside[0]:.1%} and {outside[1]:.1%})")
+            if words := unlike(outside):
+                lost.append(f"{name}, {label} ({words})")
     if lost:
-        words = "generated and reference showers outside the histogram of the energy in "
-        warnings += (words + "; ".join(lost),)
+        words = "generated and reference showers outside the histogram of the energy in"
+        warnings += (f"{words} {'; '.join(lost)}",)
     means = {
         label: np.mean([each for (own, _), each in found.items() if own == label], axis=0)
         for label in rows

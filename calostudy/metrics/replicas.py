@@ -8,6 +8,8 @@ import numpy as np
 
 from calostudy.metrics.distances import wasserstein
 from calostudy.metrics.histograms import (
+    QUANTILE_BINS,
+    QUANTILES,
     Binning,
     bootstrap_weights,
     separation_power,
@@ -16,6 +18,7 @@ from calostudy.metrics.histograms import (
 from calostudy.metrics.measurement import Options, Parts
 
 KIND = "bootstrap over showers"
+OUTSIDE = 0.02  # difference in the share of showers left out that is worth a warning
 
 Pair = tuple[np.ndarray, np.ndarray]
 """The same of the generated and of the reference showers, (N, ...) and (M, ...)."""
@@ -28,6 +31,14 @@ def pair_weights(generated: Sequence, reference: Sequence, options: Options) -> 
         bootstrap_weights(len(each), options.replicas, rng) for each in (generated, reference)
     )
     return first, second
+
+
+def quantile_bins(reference: np.ndarray) -> Binning:
+    """Bins between quantiles of the reference's numbers (M,), the outer ones with all beyond."""
+    low, high = np.nanquantile(reference, QUANTILES)
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    return Binning(np.linspace(low, high, QUANTILE_BINS + 1), open_ended=True)
 
 
 def separation_replicas(values: Pair, bins: Binning, weights: Pair) -> np.ndarray:
@@ -63,3 +74,18 @@ def with_spread(replicas: np.ndarray) -> tuple[float, float]:
 def parts(found: Mapping[str, np.ndarray]) -> Parts:
     """`with_spread` of each."""
     return {name: with_spread(each) for name, each in found.items()}
+
+
+def unlike(left_out: Sequence[np.ndarray]) -> str:
+    """In words, the shares of the generated and reference showers left out, if these are unlike.
+
+    left_out: a mask of each sample. Empty for shares closer than 2 % or three standard errors.
+
+    >>> unlike([np.arange(1000) < 70, np.arange(1000) < 20])
+    '7.0% and 2.0%'
+    """
+    first, second = (float(np.mean(each)) for each in left_out)
+    error = np.sqrt(sum(np.var(each) / len(each) for each in left_out))
+    if abs(first - second) <= max(OUTSIDE, 3 * error):
+        return ""
+    return f"{first:.1%} and {second:.1%}"

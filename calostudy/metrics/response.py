@@ -24,13 +24,12 @@ import numpy as np
 from calostudy.metrics.histograms import Binning, weighted_histograms
 from calostudy.metrics.measurement import Measurement, Options
 from calostudy.metrics.ranges import ALL, EnergyRange, filled_ranges
-from calostudy.metrics.replicas import KIND, pair_weights, parts, with_spread
+from calostudy.metrics.replicas import KIND, pair_weights, parts, unlike, with_spread
 from calostudy.metrics.sample import RATIO, Sample
 
 BINS = 30
 REACH = 5.0  # standard deviations
 CENTRAL = (0.1587, 0.8413)  # one standard deviation to both sides
-OUTSIDE = 0.02  # difference in the share of outliers that is worth a warning
 
 
 def response_bins(reference: np.ndarray) -> Binning:
@@ -110,11 +109,10 @@ def measure_response(
         chi2[own.label] = chi_squared(
             *(weighted_histograms(v, filled, np.ones((len(v), 1)))[0] for v in values)
         )
-        lost = [float(np.mean(bins.indices(v) < 0)) for v in values]
-        if abs(lost[0] - lost[1]) > OUTSIDE:
+        if words := unlike([bins.indices(v) < 0 for v in values]):
             warnings += (
-                f"response at {own.label}: {lost[0]:.1%} of the generated and {lost[1]:.1%} of "
-                "the reference showers are outliers, which mean and RMS leave out",
+                f"response at {own.label}: of the generated and reference showers {words} are "
+                "outliers, which mean and RMS leave out",
             )
     settings = {"energies": len(chi2), "bins": BINS, "replicas": options.replicas}
     total = np.sum(list(chi2.values()), axis=0)
