@@ -16,9 +16,10 @@ from calostudy.metrics.classifier import (
     classify,
     default_hidden,
     jensen_shannon,
-    network,
     split_sizes,
 )
+from calostudy.metrics.fitting import network
+from calostudy.metrics.ranges import EnergyRange
 from calostudy.showers import Showers
 
 EPLUS = dataset("calogan-eplus")
@@ -104,17 +105,90 @@ def test_jensen_shannon_is_zero_for_a_coin_and_one_for_certainty():
 
 def test_reported_scores_are_those_of_the_calibrated_validation_showers(reference):
     off = toy_showers("calogan-eplus", 1000, 3, scale=0.7)
-    result = classify(off, reference, EPLUS, repeats=2, hidden=64, epochs=12, batch=20)
+    result = classify(off, reference, EPLUS, repeats=2, hidden=64, epochs=12, batch=40)
     assert result.showers == (600, 200, 200)
-    assert len(result.probabilities) == 400
+    assert result.probabilities.shape == (2, 400)
     assert result.labels.sum() == 200
-    assert result.auc[-1] == roc_auc_score(result.labels, result.probabilities)
-    assert result.jsd[-1] == jensen_shannon(result.probabilities, result.labels)
-    assert result.probabilities.min() >= 1e-6 and result.probabilities.max() <= 1 - 1e-6
-    # Isotonic regression gives few distinct values, and label 1 is the reference.
-    assert len(np.unique(result.probabilities)) < 200
-    mean = [result.probabilities[result.labels == label].mean() for label in (0, 1)]
-    assert mean[1] > mean[0] + 0.1
+    assert result.labels.sum() == 200
+    for i, probabilities in enumerate(result.probabilities):
+        assert result.auc[i] == roc_auc_score(result.labels, probabilities)
+        assert result.jsd[i] == jensen_shannon(probabilities, result.labels)
+        assert probabilities.min() >= 1e-6 and probabilities.max() <= 1 - 1e-6
+        # Isotonic regression gives few distinct values, and label 1 is the reference.
+        assert len(np.unique(probabilities)) < 200
+        mean = [probabilities[result.labels == label].mean() for label in (0, 1)]
+        assert mean[1] > mean[0] + 0.1
+
+
+def test_validation_showers_are_known_by_their_rows(reference, twin):
+    """Every other generated shower is too bright: those that are found are those rows."""
+    bright = np.arange(1000) % 2 == 0
+    cells = (np.where(bright, 3, 1)[:, None] * twin.cells).astype(np.float32)
+    marked = Showers(twin.calorimeter, twin.incident_energy, cells)
+    result = classify(marked, reference, EPLUS, repeats=2, hidden=64, epochs=8, batch=40)
+    assert result.rows.shape == (2, 400)
+    for rows, probabilities in zip(result.rows, result.probabilities, strict=True):
+        assert len(set(rows[:200])) == len(set(rows[200:])) == 200
+        assert rows.min() >= 0 and rows.max() < 1000
+        found = probabilities[:200] < 0.2
+        assert np.mean(found == bright[rows[:200]]) > 0.95
+    assert (result.rows[0] != result.rows[1]).any()
+
+
+# ---- ranges of incident energy ----------------------------------------------------------------
+
+HALVES = (EnergyRange("low", 0.0, 50e3), EnergyRange("high", 50e3, 1e6))
+
+
+@pytest.fixture(scope="module")
+def wrong_above_50_gev(twin):
+    """Right showers below 50 GeV, half as bright above."""
+    factor = np.where(twin.incident_energy < 50e3, 1.0, 0.5)[:, None]
+    cells = (factor * twin.cells).astype(np.float32)
+    return Showers(twin.calorimeter, twin.incident_energy, cells)
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_defect_at_high_energies_is_seen_in_their_range_alone(
+    reference, wrong_above_50_gev, repeats
+):
+    result = classify(
+        wrong_above_50_gev, reference, EPLUS, repeats=repeats, hidden=64, epochs=8, batch=40
+    )
+    energies = wrong_above_50_gev.incident_energy, reference.incident_energy
+    parts = result.by_range(*energies, HALVES)
+    assert list(parts) == ["low", "high"]
+    assert parts["high"][0] > 0.95
+    assert abs(parts["low"][0] - 0.5) < 0.15
+    assert max(error for _, error in parts.values()) < 0.1
+    jsd = result.by_range(*energies, HALVES, "jsd")
+    assert jsd["high"][0] > 0.4 > 0.2 > jsd["low"][0]
+
+
+def test_one_range_of_all_energies_is_the_score_of_all_showers(reference, twin):
+    several, one = (
+        classify(twin, reference, EPLUS, inputs="high", repeats=n, hidden=16, epochs=2)
+        for n in (3, 1)
+    )
+    whole = [EnergyRange("all", 0.0, 1e9)]
+    for result in (several, one):
+        for score in ("auc", "jsd"):
+            parts = result.by_range(twin.incident_energy, reference.incident_energy, whole, score)
+            assert parts == {"all": pytest.approx(result.summary(score)[:2])}
+
+
+def test_ranges_with_fewer_than_50_validation_showers_of_a_class_are_left_out(reference, twin):
+    result = classify(twin, reference, EPLUS, inputs="high", repeats=2, hidden=16, epochs=2)
+    energies = twin.incident_energy, reference.incident_energy
+    fiftieth = [
+        np.sort(energy[rows])[49]
+        for both in result.rows
+        for rows, energy in zip(both.reshape(2, 200), energies, strict=True)
+    ]
+    least = max(fiftieth)
+    enough = EnergyRange("enough", 0.0, least + 1)
+    fewer = EnergyRange("fewer", 0.0, least)
+    assert list(result.by_range(*energies, [enough, fewer])) == ["enough"]
 
 
 def test_the_same_seed_gives_the_same_auc_and_another_seed_another(reference, twin):
@@ -271,6 +345,8 @@ def test_unequal_too_few_and_unknown_are_clear_errors(reference, twin):
         classify(twin, reference, EPLUS, inputs="medium")
     with pytest.raises(UsageError, match="at least 1"):
         classify(twin, reference, EPLUS, repeats=0)
+    with pytest.raises(UsageError, match="batches of 2"):
+        classify(twin, reference, EPLUS, batch=1)
     with pytest.raises(UsageError, match=r"beauty: choose from .*auc_low"):
         evaluate(twin, reference, EPLUS, ("auc_low", "beauty"))
     assert {"separation_power", "auc_low", "jsd_low", "auc_high", "jsd_high"} <= set(METRICS)

@@ -8,40 +8,45 @@ with the best accuracy and fits an isotonic calibration, "validation" gives the 
 Jensen-Shannon divergence JSD = (ln 2 - BCE) / ln 2 of the calibrated probabilities. Label 1 is the
 reference. A sample that cannot be told apart has AUC 0.5 and JSD 0.
 
-Batches of 1000 suit the 60,000 and more showers per class of the published samples: 6,000 steps of
-the optimiser. A sample of a few thousand would get a twentieth of that, and an untrained classifier
-finds no difference. Smaller samples therefore take smaller batches (`default_batch`), so that the
-number of steps stays what it was published with; a full-sized sample is treated as published.
-
 The published code trains in float64; here inputs and weights are float32, which changes a single
 training as another seed does (the spread over repeats contains it), and takes half the time.
+
+The convolutional classifier ("resnet") is trained and scored in the same way.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 from calostudy.datasets import Dataset
 from calostudy.errors import DataError, UsageError
 from calostudy.metrics.features import LOG_FLOOR, high_level_features
-from calostudy.metrics.measurement import EPOCHS
+from calostudy.metrics.fitting import (
+    Labelled,
+    deal,
+    default_batch,
+    fit,
+    network,
+    scores,
+    seeded,
+    steps,
+)
+from calostudy.metrics.measurement import EPOCHS, Parts
 from calostudy.metrics.observables import EPSILON, observables
+from calostudy.metrics.ranges import LEAST, EnergyRange
+from calostudy.metrics.resnet import ResNet
 from calostudy.showers import Showers
 
-LEARNING_RATE = 2e-4
-BATCH = 1000
-STEPS_PER_EPOCH = 120  # of the published protocol: 2 x 60,000 showers in batches of 1000
-SMALLEST_BATCH = 20
 PROBABILITY_FLOOR = 1e-6  # of the calibrated probabilities, on both sides
 
 MINIMUM_SHOWERS = 50  # per class: 10 of them for validation
@@ -70,13 +75,15 @@ def low_level_normed(showers: Showers, entry: Dataset) -> np.ndarray:
 
 def high_level(showers: Showers, entry: Dataset) -> np.ndarray:
     """Shower shapes after the minimum-energy cut, see `high_level_features`: float32 (N, d)."""
-    return high_level_features(observables(showers, entry.threshold), showers.incident_energy)
+    values = observables(showers, entry.threshold)
+    return high_level_features(values, showers.incident_energy).astype(np.float32)
 
 
 INPUTS: dict[str, Callable[[Showers, Dataset], np.ndarray]] = {
     "low": low_level,
     "low-normed": low_level_normed,
     "high": high_level,
+    "resnet": low_level,
 }
 
 
@@ -88,76 +95,24 @@ def default_hidden(entry: Dataset) -> int:
     return 512 if entry.calorimeter.file_format == "calogan" else 2048
 
 
-def network(features: int, hidden: int) -> nn.Sequential:
-    """The classifier: features -> 3 x [hidden, LeakyReLU(0.01)] -> one logit."""
-    sizes = [features, hidden, hidden, hidden]
-    layers: list[nn.Module] = []
-    for width_in, width_out in pairwise(sizes):
-        layers += [nn.Linear(width_in, width_out), nn.LeakyReLU(0.01)]
-    return nn.Sequential(*layers, nn.Linear(hidden, 1))
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return binary_cross_entropy_with_logits(logits.squeeze(1), labels.float())
 
 
-def default_batch(train: int) -> int:
-    """Batch that keeps the published number of steps for `train` training showers per class.
-
-    >>> default_batch(60_000), default_batch(80_000), default_batch(3_000)
-    (1000, 1000, 50)
-    """
-    return min(BATCH, max(SMALLEST_BATCH, 2 * train // STEPS_PER_EPOCH))
+def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    return ((logits.squeeze(1) > 0) == (labels > 0)).double().mean().item()
 
 
-Sample = tuple[torch.Tensor, torch.Tensor]
-
-
-@torch.no_grad()
-def _logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return torch.cat([model(part) for part in x.split(10_000)]).squeeze(1)
-
-
-def _fit(
-    model: nn.Module,
-    train: Sample,
-    test: Sample,
-    epochs: int,
-    batch: int,
-    seed: int,
-    bar: tqdm,
-) -> nn.Module:
-    """Train, and return the model as it was at the epoch with the best accuracy on `test`."""
-    x, y = train
-    shuffle = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-    best, state = -1.0, None
-    for epoch in range(epochs):
-        for rows in torch.randperm(len(x), generator=shuffle).to(x.device).split(batch):
-            optimiser.zero_grad(set_to_none=True)
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                model(x[rows]).squeeze(1), y[rows]
-            )
-            loss.backward()
-            optimiser.step()
-        accuracy = ((_logits(model, test[0]) > 0) == (test[1] > 0.5)).double().mean().item()
-        bar.update()
-        bar.set_postfix(accuracy=f"{accuracy:.3f}")
-        if accuracy > best:
-            best = accuracy
-            state = {name: value.clone() for name, value in model.state_dict().items()}
-        if accuracy == 1.0:
-            bar.update(epochs - 1 - epoch)
-            break
-    model.load_state_dict(state)
-    return model
-
-
-def _calibrated(model: nn.Module, test: Sample, validation: Sample) -> np.ndarray:
+def _calibrated(model: nn.Module, test: Labelled, validation: Labelled) -> np.ndarray:
     """Probabilities of the validation showers after isotonic regression on the test showers."""
-    scores = [
-        torch.sigmoid(_logits(model, x)).double().cpu().numpy() for x, _ in (test, validation)
+    raw = [
+        torch.sigmoid(scores(model, x)).squeeze(1).double().cpu().numpy()
+        for x, _ in (test, validation)
     ]
     regression = IsotonicRegression(
         y_min=PROBABILITY_FLOOR, y_max=1 - PROBABILITY_FLOOR, out_of_bounds="clip"
-    ).fit(scores[0], test[1].double().cpu().numpy())
-    return regression.predict(scores[1])
+    ).fit(raw[0], test[1].double().cpu().numpy())
+    return regression.predict(raw[1])
 
 
 def jensen_shannon(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -173,18 +128,21 @@ def jensen_shannon(probabilities: np.ndarray, labels: np.ndarray) -> float:
 class Classification:
     """AUC and JSD of repeated trainings, each (repeats,), and how they came about.
 
-    showers: per class for training, test and validation. probabilities, labels: of the validation
-    showers of the last training.
+    showers: V per class for validation after those for training and test. hidden: None for the
+    ResNet. probabilities: calibrated, that a validation shower is of the reference (repeats, 2 V).
+    labels: 0 for generated, 1 for reference (2 V,). rows: which shower of its own sample each is
+    (repeats, 2 V).
     """
 
     auc: np.ndarray
     jsd: np.ndarray
     showers: tuple[int, int, int]
-    hidden: int
+    hidden: int | None
     epochs: int
     warnings: tuple[str, ...]
     probabilities: np.ndarray
     labels: np.ndarray
+    rows: np.ndarray
 
     def summary(self, score: str) -> tuple[float, float, str]:
         """Mean, uncertainty and the kind of uncertainty of "auc" or "jsd".
@@ -194,20 +152,65 @@ class Classification:
         values = getattr(self, score)
         if len(values) > 1:
             return float(values.mean()), float(values.std(ddof=1)), "spread over repeats"
-        return float(values[0]), self._bootstrap(score), "bootstrap over validation showers"
+        error = _bootstrap(SCORES[score], self.probabilities[0], self.labels)
+        return float(values[0]), error, "bootstrap over validation showers"
 
-    def _bootstrap(self, score: str, replicas: int = 100) -> float:
-        function = {
-            "auc": lambda p, y: roc_auc_score(y, p),
-            "jsd": jensen_shannon,
-        }[score]
-        generator = np.random.default_rng(0)
-        halves = [np.flatnonzero(self.labels == label) for label in (0, 1)]
-        values = []
-        for _ in range(replicas):
-            rows = np.concatenate([generator.choice(half, len(half)) for half in halves])
-            values.append(function(self.probabilities[rows], self.labels[rows]))
-        return float(np.std(values, ddof=1))
+    def by_range(
+        self,
+        generated: np.ndarray,
+        reference: np.ndarray,
+        ranges: Sequence[EnergyRange],
+        score: str = "auc",
+    ) -> Parts:
+        """Range -> mean and uncertainty of a score of the validation showers in that range.
+
+        generated, reference: incident energies (N,) in MeV of the samples that were classified.
+        Uncertainties as in `summary`. Ranges with fewer than 50 validation showers of a class in
+        any of the trainings are left out.
+        """
+        energies = np.where(self.labels == 1, reference[self.rows], generated[self.rows])
+        found = {}
+        for each in ranges:
+            inside = each.holds(energies)
+            fewest = min(inside[:, self.labels == label].sum(axis=1).min() for label in (0, 1))
+            if fewest < LEAST:
+                continue
+            parts = [
+                (p[mask], self.labels[mask])
+                for p, mask in zip(self.probabilities, inside, strict=True)
+            ]
+            values = [SCORES[score](*part) for part in parts]
+            several = len(values) > 1
+            error = np.std(values, ddof=1) if several else _bootstrap(SCORES[score], *parts[0])
+            found[each.label] = (float(np.mean(values)), float(error))
+        return found
+
+
+def _auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float(roc_auc_score(labels, probabilities))
+
+
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "auc": _auc,
+    "jsd": jensen_shannon,
+}
+"""Score -> function of calibrated probabilities and labels."""
+
+
+def _bootstrap(
+    score: Callable[[np.ndarray, np.ndarray], float],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    replicas: int = 100,
+) -> float:
+    """Standard deviation of a score when the showers of each class are drawn with replacement."""
+    generator = np.random.default_rng(0)
+    halves = [np.flatnonzero(labels == label) for label in (0, 1)]
+    values = []
+    for _ in range(replicas):
+        rows = np.concatenate([generator.choice(half, len(half)) for half in halves])
+        values.append(score(probabilities[rows], labels[rows]))
+    return float(np.std(values, ddof=1))
 
 
 def split_sizes(entry: Dataset, showers: int) -> tuple[int, int, int]:
@@ -235,17 +238,19 @@ def classify(
 ) -> Classification:
     """Train the classifier `repeats` times, each with another split and other initial weights.
 
-    inputs: "low", "low-normed" or "high" (see `INPUTS`); hidden: nodes per hidden layer, by
-    default `default_hidden`; batch: of both classes together, by default `default_batch`. The
+    inputs: "low", "low-normed" or "high" (see `INPUTS`), or "resnet" for the convolutional
+    classifier of the low-level inputs; hidden: nodes per hidden layer, by default `default_hidden`,
+    without meaning to the ResNet; batch: of both classes together, by default `default_batch`. The
     same seed gives the same numbers on one thread.
-    Raises DataError for samples of unequal or too small size, UsageError for unknown inputs.
+    Raises DataError for samples of unequal or too small size, UsageError for unknown inputs and
+    for a ResNet on a calorimeter whose layers differ in shape.
     """
     if inputs not in INPUTS:
         raise UsageError(f"classifier inputs {inputs!r}: expected one of {', '.join(INPUTS)}")
-    if min(repeats, epochs) < 1 or (batch is not None and batch < 1):
+    if min(repeats, epochs) < 1 or (batch is not None and batch < 2):
         raise UsageError(
             f"classifier: {repeats} repeats of {epochs} epochs in batches of {batch}; "
-            "expected at least 1 of each"
+            "expected at least 1 repeat, 1 epoch and batches of 2"
         )
     if len(generated) != len(reference):
         raise DataError(
@@ -257,7 +262,7 @@ def classify(
             f"classifier: {len(generated)} showers per class are too few to split into training, "
             f"test and validation; expected at least {MINIMUM_SHOWERS}"
         )
-    hidden = hidden or default_hidden(entry)
+    hidden = None if inputs == "resnet" else hidden or default_hidden(entry)
     sizes = split_sizes(entry, len(generated))
     batch = batch or default_batch(sizes[0])
     features = [
@@ -267,47 +272,45 @@ def classify(
         if not bool(torch.isfinite(array).all()):
             raise DataError(f"classifier: the {label} showers give inputs that are not finite")
 
-    auc, jsd = [], []
+    build = _builder(entry, features[0].shape[1], hidden)
+    probabilities, rows = [], []
     with tqdm(
         total=repeats * epochs, desc=f"classifier ({inputs})", disable=None if progress else True
     ) as bar:
         for repeat in range(repeats):
             seeds = np.random.SeedSequence([seed, repeat]).generate_state(3)
-            train, test, validation = _split(features, sizes, int(seeds[0]), device)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(seeds[1]))
-                model = network(features[0].shape[1], hidden).float().to(device)
-            model = _fit(model, train, test, epochs, batch, int(seeds[2]), bar)
-            probabilities = _calibrated(model, test, validation)
-            labels = validation[1].double().cpu().numpy()
-            auc.append(roc_auc_score(labels, probabilities))
-            jsd.append(jensen_shannon(probabilities, labels))
+            (train, test, validation), dealt = deal(features, sizes, int(seeds[0]), device)
+            model = fit(
+                seeded(build, int(seeds[1])).float().to(device),
+                train,
+                test,
+                loss=_loss,
+                quality=_accuracy,
+                epochs=epochs,
+                batch=batch,
+                seed=int(seeds[2]),
+                bar=bar,
+            )
+            probabilities.append(_calibrated(model, test, validation))
+            rows.append(dealt[-1].ravel())
+    labels = np.repeat([0, 1], sizes[2])
     return Classification(
-        np.array(auc),
-        np.array(jsd),
+        *(np.array([score(p, labels) for p in probabilities]) for score in SCORES.values()),
         sizes,
         hidden,
         epochs,
-        _warnings(sizes, epochs * math.ceil(2 * sizes[0] / batch)),
-        probabilities,
+        _warnings(sizes, epochs * steps(2 * sizes[0], batch)),
+        np.array(probabilities),
         labels,
+        np.array(rows),
     )
 
 
-def _split(
-    features: list[torch.Tensor], sizes: tuple[int, int, int], seed: int, device: str
-) -> list[Sample]:
-    """Shuffle each class and deal it to training, test and validation; labels 0 and 1."""
-    generator = torch.Generator().manual_seed(seed)
-    deals = [
-        torch.randperm(len(x), generator=generator)[: sum(sizes)].split(sizes) for x in features
-    ]
-    samples = []
-    for rows in zip(*deals, strict=True):
-        x = torch.cat([array[part] for array, part in zip(features, rows, strict=True)])
-        y = torch.cat([torch.full((len(part),), float(i)) for i, part in enumerate(rows)])
-        samples.append((x.to(device), y.to(device)))
-    return samples
+def _builder(entry: Dataset, features: int, hidden: int | None) -> Callable[[], nn.Module]:
+    """What makes the untrained network: a perceptron, or the ResNet where there is no `hidden`."""
+    if hidden:
+        return lambda: network(features, hidden)
+    return lambda: ResNet(entry.calorimeter)
 
 
 def _warnings(sizes: tuple[int, int, int], steps: int) -> tuple[str, ...]:
