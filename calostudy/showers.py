@@ -158,7 +158,9 @@ def iterate(
     chunk: int = _BLOCK,
     energy_range: tuple[float, float] | None = None,
 ) -> Iterator[Showers]:
-    """Read a file from beginning to end, ``chunk`` showers at a time (the last may be fewer).
+    """Read a file from beginning to end, at most ``chunk`` showers at a time.
+
+    What HDF5 has compressed together is read once.
 
     Raises:
         DataError: the file or the showers of a chunk are malformed.
@@ -168,7 +170,8 @@ def iterate(
         raise UsageError(f"chunk must be at least 1, is {chunk}")
     with open_file(path) as file:
         n = check_structure(path, file, calorimeter)
-        block = chunk * max(1, _rows_per_chunk(file, calorimeter) // chunk)
+        stored = _rows_per_chunk(file, calorimeter)
+        block = stored * max(1, chunk // stored)
         for first in range(0, n, block):
             showers = load_unchecked(path, file, calorimeter, slice(first, first + block), n)
             _check(path, showers, energy_range, first)
@@ -372,9 +375,12 @@ def load_unchecked(path, file: h5py.File, calorimeter: Calorimeter, rows: Rows, 
     layout = FORMATS[calorimeter.file_format]
     arrays = layout.arrays(calorimeter)
     dtype = np.result_type(*(file[key].dtype for key in arrays))
-    cells = np.empty((len(wanted), calorimeter.cells), dtype)
-    for key, (_, place) in arrays.items():
-        cells[:, place] = _rows(file[key], wanted).reshape(len(wanted), -1)
+    if len(arrays) == 1:
+        cells = _rows(file[next(iter(arrays))], wanted).reshape(len(wanted), -1)
+    else:
+        cells = np.empty((len(wanted), calorimeter.cells), dtype)
+        for key, (_, place) in arrays.items():
+            cells[:, place] = _rows(file[key], wanted).reshape(len(wanted), -1)
     energy = _rows(file[layout.energy], wanted).reshape(-1)
     overflow = None
     if layout.overflow and layout.overflow in file:

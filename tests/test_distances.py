@@ -277,3 +277,13 @@ def test_batches_smaller_than_the_number_of_features_are_told():
     samples = [Sample.of(toy_showers("ds2", 60, seed), dataset("ds2")) for seed in (1, 2)]
     found = METRICS["fpd"](*samples, Options(), samples[1])
     assert any("do not determine the covariance" in text for text in found["fpd"].warnings)
+
+
+def test_samples_of_published_size_get_the_published_batches_and_the_analytic_distance():
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(0.0, 1.0, (60_000, 2)), rng.normal([0.3, 0.0], [1.0, 1.5], (60_000, 2))
+    found = frechet_physics_distance(y, x, batches=4)
+    assert (found.sizes[0], found.sizes[-1]) == (10_000, 49_999)
+    error = np.hypot(found.fit_error, found.spread)
+    assert found.value == pytest.approx(0.3**2 + 0.5**2, abs=4 * error)
+    assert error < 0.02

@@ -35,7 +35,7 @@ SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def high_level_features(
     observables: Mapping[str, np.ndarray], incident_energy: np.ndarray
 ) -> np.ndarray:
-    """Inputs of the high-level classifier, of FPD and of KPD: float32 (N, features).
+    """Inputs of the high-level classifier, of FPD and of KPD: float64 (N, features).
 
     log10 of E_inc, of each E_layer and of E_tot (MeV); centres and widths in eta, phi and r in
     units of 100 mm; sparsity. observables: after the minimum-energy cut, each (N,).
@@ -43,4 +43,4 @@ def high_level_features(
     columns = [np.log10(np.asarray(incident_energy, dtype=np.float64))]
     for group, scale in SCALINGS.items():
         columns += [scale(x) for name, x in observables.items() if name.split("/")[0] == group]
-    return np.stack(columns, axis=1).astype(np.float32)
+    return np.stack(columns, axis=1)

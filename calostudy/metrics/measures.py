@@ -177,8 +177,14 @@ def measure_neighbours(
     """Precision, recall, density and coverage in the space of the cells' logarithms."""
     generated, reference, note = _equal_sizes(generated, reference, options.seed, "neighbours")
     if len(generated) > MOST_NEIGHBOURS:
-        note += (f"neighbours: {MOST_NEIGHBOURS:,} of the {len(generated):,} showers of each",)
-        generated, reference = generated[:MOST_NEIGHBOURS], reference[:MOST_NEIGHBOURS]
+        note += (
+            f"neighbours: {MOST_NEIGHBOURS:,} of the {len(generated):,} showers of each, at random",
+        )
+        rng = np.random.default_rng([options.seed, 3])
+        generated, reference = (
+            sample[rng.choice(len(sample), MOST_NEIGHBOURS, replace=False)]
+            for sample in (generated, reference)
+        )
     # The published 0.1 MeV for empty cells would be above the threshold of a CaloGAN cell.
     entry = reference.entry
     official = entry.calorimeter.file_format == "calochallenge"

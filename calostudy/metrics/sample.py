@@ -21,6 +21,10 @@ from calostudy.showers import Showers, concatenate, count, iterate
 
 RATIO = "E_tot/E_inc"
 
+# Small enough that the memory of one chunk is used again for the next: fresh pages cost as much
+# time as the observables.
+CHUNK_BYTES = 2**24
+
 
 def check(showers: Showers, entry: Dataset, label: str) -> None:
     """Refuse showers that cannot be of the dataset.
@@ -74,14 +78,16 @@ class Sample:
         entry: Dataset,
         label: str = "generated",
         *,
-        chunk: int = 1000,
+        chunk: int | None = None,
         progress: bool = False,
     ) -> Sample:
         """A sample in a file of the dataset's format, of which one chunk at a time is in memory.
 
+        chunk: showers read at once, by default some megabytes.
         Raises DataError for a file that is broken or not of the dataset.
         """
         total = count(path, entry.calorimeter)
+        chunk = chunk or max(1, CHUNK_BYTES // (4 * entry.calorimeter.cells))
 
         def chunks() -> Iterator[Showers]:
             return iterate(path, entry.calorimeter, chunk=chunk, energy_range=entry.energies.range)
