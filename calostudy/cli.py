@@ -502,8 +502,8 @@ def evaluate(
         "provenance": provenance(),
     }
     _rows(score_rows(scores), f"{file} against {truth}", to_json, payload)
-    if to_json != "-" and (rows := energy_rows(scores)):
-        _rows(rows, "By incident energy: value (distance from the floor)", None)
+    if to_json != "-" and (rows := energy_rows(scores, values=False)):
+        _rows(rows, "Distance from the floor by incident energy", None)
     for warning in dict.fromkeys(warning for each in scores for warning in each.warnings):
         err.print(f"[yellow]warning[/yellow]: {escape(warning)}")
     if report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -60,15 +60,19 @@ def score_rows(scores: Sequence[Score]) -> list[dict[str, str]]:
     ]
 
 
-def energy_rows(scores: Sequence[Score]) -> list[dict[str, str]]:
-    """One row per score with a breakdown by incident energy: value and distance in each range."""
+def energy_rows(scores: Sequence[Score], values: bool = True) -> list[dict[str, str]]:
+    """One row per score with a breakdown by incident energy: distance from the floor by range.
+
+    values: also the score itself.
+    """
+
+    def cell(part: Mapping[str, float | None]) -> str:
+        distance = _sigmas(part["significance"])
+        value = plus_minus(part["value"], part["uncertainty"])
+        return f"{value} ({distance})" if values else distance
+
     return [
-        {"metric": score.name}
-        | {
-            label: f"{plus_minus(part['value'], part['uncertainty'])} "
-            f"({_sigmas(part['significance'])})"
-            for label, part in score.by_energy.items()
-        }
+        {"metric": score.name} | {label: cell(part) for label, part in score.by_energy.items()}
         for score in scores
         if score.by_energy
     ]

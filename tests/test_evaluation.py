@@ -141,3 +141,12 @@ GOOD = toy_showers("calogan-eplus", 60, 5)
 def test_showers_that_cannot_be_of_the_dataset_are_refused(broken, message):
     with pytest.raises(DataError, match=message):
         evaluate(broken, GOOD, EPLUS, ["pcc"])
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_cells_in_another_unit_are_told(factor):
+    other = _broken(GOOD, cells=GOOD.cells * factor)
+    (score,) = evaluate(other, GOOD, EPLUS, ["pcc"], replicas=5)
+    assert any("another unit" in text for text in score.warnings)
+    (score,) = evaluate(GOOD, GOOD, EPLUS, ["pcc"], replicas=5)
+    assert not any("another unit" in text for text in score.warnings)

@@ -22,7 +22,7 @@ from calostudy.metrics import kept
 from calostudy.metrics.measurement import EPOCHS, Measurement, Options
 from calostudy.metrics.measures import HALF, METRICS, OUTSIDE, SHRINKING, TWO_SIDED, WHOLE
 from calostudy.metrics.ranges import LEAST, energy_ranges
-from calostudy.metrics.sample import Sample
+from calostudy.metrics.sample import RATIO, Sample
 from calostudy.showers import Showers
 
 Pair = tuple[float, float]
@@ -32,6 +32,9 @@ Comparisons = dict[str, tuple[Measurement, Measurement]]
 """Metric -> generated against the reference, and its floor."""
 
 UNKNOWN: Pair = (float("nan"), float("nan"))
+
+OTHER_UNIT = 3.0  # factor between median responses from which another unit is suspected
+TINY = 1e-12
 
 FLOOR_SAMPLE = "another Geant4 sample"
 FLOOR_HALVES = "two halves of the reference"
@@ -85,6 +88,12 @@ def _sample_warnings(generated: Sample, reference: Sample) -> tuple[str, ...]:
         warnings.append(
             f"{generated.empty:.1%} of the generated showers are empty "
             f"({reference.empty:.1%} of the reference)"
+        )
+    response = [float(np.median(s.distributions[RATIO])) for s in (generated, reference)]
+    if not 1 / OTHER_UNIT < (response[0] + TINY) / (response[1] + TINY) < OTHER_UNIT:
+        warnings.append(
+            f"half of the generated showers deposit less than {response[0]:.3g} of their incident "
+            f"energy ({response[1]:.3g} in the reference): are the cells in another unit than MeV?"
         )
     return tuple(warnings)
 

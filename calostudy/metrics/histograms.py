@@ -105,7 +105,7 @@ def _logarithmic(low: float, high: float, bins: int) -> np.ndarray:
 
 def _official(name: str, entry: Dataset, reference: np.ndarray) -> Binning:
     group, _, tail = name.partition("/")
-    maximum = float(np.nanmax(reference)) if reference.size else 0.0
+    maximum = float(np.nanmax(reference, initial=0.0))
     if group == VOXEL:
         return Binning(_logarithmic(entry.threshold, maximum, 49))
     if group == "E_layer":
