@@ -66,6 +66,14 @@ def test_two_samples_share_a_figure(figure):
     assert {"twin", "surrogate"} <= set(labels)
 
 
+def test_a_ratio_says_of_what_and_to_what():
+    samples = {"twin": toy_showers("ds2", 60, 1), "surrogate": toy_showers("ds2", 60, 2)}
+    ratios = plots.layer_energies(samples).axes[1::2]
+    assert [axis.get_ylabel() for axis in ratios] == ["/ twin"] * 12
+    assert all(axis.get_xlabel().endswith("[MeV]") for axis in ratios)
+    assert {axis.get_ylim() for axis in ratios} == {(0.5, 1.5)}
+
+
 def test_a_calorimeter_in_space_shows_every_layer_but_not_every_border():
     light = plots.in_space(dataset("ds3").calorimeter)
     segments = sum(

@@ -47,7 +47,6 @@ def ratio_panel(
         upper = figure.add_subplot(grid[0])
         lower = figure.add_subplot(grid[1], sharex=upper)
         lower.axhline(1, color=INK, lw=0.8)
-        lower.set(ylim=(0.5, 1.5), xlabel=xlabel, ylabel=f"/ {first}")
     else:
         upper, lower = figure.add_subplot(place), None
     truth = _histogram(reference, edges)
@@ -62,6 +61,8 @@ def ratio_panel(
         mh.comp.comparison(
             drawn, truth, lower, comparison="split_ratio", color=colour, flow="none", markersize=3
         )
+    if others:  # mplhep has labels and limits of its own
+        lower.set(ylim=(0.5, 1.5), xlabel=xlabel, ylabel=f"/ {first}")
     upper.set(ylabel=ylabel, xlim=(edges[0], edges[-1]), xlabel="" if others else xlabel)
     upper.tick_params(labelbottom=not others)
     if "x" not in log:
