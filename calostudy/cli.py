@@ -439,7 +439,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Default: the dataset's evaluation sample.")
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="A list such as separation_power,auc_low; default: all.")
+        str | None, typer.Option(help="A list such as fpd,auc_low, or all; default: most.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Classifier trainings.")] = 5,
     hidden: Annotated[
@@ -464,13 +464,14 @@ def evaluate(
 
     from calostudy.datasets import dataset as catalogue_entry
     from calostudy.datasets import showers_path
-    from calostudy.metrics import METRICS, Sample
+    from calostudy.metrics import DEFAULT, METRICS, Sample
     from calostudy.metrics import evaluate as score
     from calostudy.provenance import provenance
     from calostudy.tables import energy_rows, score_rows
 
     entry = catalogue_entry(dataset)
-    names = tuple(metrics.split(",")) if metrics else tuple(METRICS)
+    sets = {None: DEFAULT, "all": tuple(METRICS)}
+    names = sets[metrics] if metrics in sets else tuple(metrics.split(","))
     truth = reference or showers_path(dataset, "evaluation")
     generated = Sample.open(file, entry, progress=True)
     geant4 = Sample.open(truth, entry, "reference", progress=True)

@@ -19,9 +19,9 @@ from calostudy.datasets import Dataset
 from calostudy.datasets import dataset as catalogue_entry
 from calostudy.errors import DataError, UsageError
 from calostudy.metrics import kept
-from calostudy.metrics.measurement import EPOCHS, Measurement, Options
+from calostudy.metrics.measurement import EPOCHS, Measurement, Options, Parts
 from calostudy.metrics.measures import HALF, METRICS, OUTSIDE, SHRINKING, TWO_SIDED, WHOLE
-from calostudy.metrics.ranges import LEAST, energy_ranges
+from calostudy.metrics.ranges import filled_ranges
 from calostudy.metrics.sample import RATIO, Sample
 from calostudy.showers import Showers
 
@@ -160,13 +160,13 @@ def evaluate(
     ranges: dict[str, Comparisons] = {}
     warnings = _sample_warnings(generated, reference)
     apart = [function for function in functions if function not in WHOLE]
-    for each in energy_ranges(entry) if by_energy else ():
-        within = [each.holds(sample.incident_energy) for sample in (generated, reference, *pair)]
-        fewest = min(map(np.count_nonzero, within))
-        if fewest < LEAST:
-            warnings += (f"{each.label}: {fewest} showers, left out of the breakdown by energy",)
-        else:
-            ranges[each.label] = compared(within, apart)
+    if by_energy:
+        samples = (generated, reference, *pair)
+        filled, left_out = filled_ranges(entry, *(sample.incident_energy for sample in samples))
+        warnings += left_out
+        for each in filled:
+            rows = [each.holds(sample.incident_energy) for sample in samples]
+            ranges[each.label] = compared(rows, apart)
     sizes = len(generated), len(reference)
     return [_score(name, whole[name], ranges, sizes, floor_kind, warnings) for name in metrics]
 
@@ -206,12 +206,16 @@ def _scaled(floor: Measurement, found: Measurement, factor: float) -> Measuremen
             value=max(0.0, floor.value + doublings * (floor.value - floor.details[HALF][0])),
             uncertainty=floor.uncertainty * float(np.hypot(1.0, doublings)),
         )
-    parts = {name: (v * factor, u * factor) for name, (v, u) in floor.details.items()}
+
+    def times(parts: Parts) -> Parts:
+        return {name: (v * factor, u * factor) for name, (v, u) in parts.items()}
+
     return replace(
         floor,
         value=floor.value * factor,
         uncertainty=floor.uncertainty * factor,
-        details=parts,
+        details=times(floor.details),
+        by_energy=times(floor.by_energy),
     )
 
 

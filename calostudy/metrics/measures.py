@@ -7,16 +7,23 @@ bins and units); adding one there is all that a new metric needs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from calostudy.metrics import distances
 from calostudy.metrics.classifier import Classification, classify
 from calostudy.metrics.features import high_level_features
+from calostudy.metrics.groups import measure_groups
 from calostudy.metrics.histograms import mean_separation, separations
 from calostudy.metrics.measurement import Measurement, Options
 from calostudy.metrics.neighbours import HALVES, NAMES, NEIGHBOURS, log_cells, neighbour_metrics
+from calostudy.metrics.ranges import energy_ranges
+from calostudy.metrics.response import measure_response
 from calostudy.metrics.sample import RATIO, Sample
+from calostudy.metrics.shapes import measure_shapes
+from calostudy.metrics.spectra import measure_spectra
+from calostudy.metrics.texture import measure_texture
 
 OUTSIDE = 0.02  # difference in the share of entries outside a histogram that is worth a warning
 EMPTY_CELL = 0.1  # MeV, in logarithms of cells: of the CaloChallenge evaluation
@@ -75,10 +82,17 @@ def _classifier(inputs: str) -> Callable[..., dict[str, Measurement]]:
             device=options.device,
             progress=options.progress,
         )
+        energies = generated.incident_energy, reference.incident_energy
+        ranges = energy_ranges(reference.entry)
         return {
-            f"{score}_{inputs}": _summary(result, score, note, options) for score in ("auc", "jsd")
+            f"{score}_{inputs.replace('-', '_')}": replace(
+                _summary(result, score, note, options),
+                by_energy=result.by_range(*energies, ranges, score),
+            )
+            for score in ("auc", "jsd")
         }
 
+    measure.__qualname__ = f"measure_{inputs}"
     measure.__doc__ = f"AUC and JSD of the classifier with {inputs}-level inputs."
     return measure
 
@@ -113,6 +127,8 @@ def _equal_sizes(
 
 measure_low = _classifier("low")
 measure_high = _classifier("high")
+measure_low_normed = _classifier("low-normed")
+measure_resnet = _classifier("resnet")
 
 
 def _features(sample: Sample) -> np.ndarray:
@@ -256,36 +272,62 @@ Metric = Callable[[Sample, Sample, Options, Sample], dict[str, Measurement]]
 
 METRICS: dict[str, Metric] = {
     "separation_power": measure_separation,
-    "auc_low": measure_low,
-    "jsd_low": measure_low,
-    "auc_high": measure_high,
-    "jsd_high": measure_high,
+    "separation_groups": measure_groups,
+    "separation_spectra": measure_spectra,
+    "separation_shapes": measure_shapes,
+    "wasserstein": measure_wasserstein,
+    "wasserstein_shapes": measure_shapes,
+    "mean_response": measure_response,
+    "rms_response": measure_response,
+    "chi2_response": measure_response,
+    "pcc": measure_correlations,
+    "pcc_neighbours": measure_texture,
+    "morans_i": measure_texture,
     "fpd": measure_physics_distances,
     "kpd": measure_physics_distances,
     "precision": measure_neighbours,
     "recall": measure_neighbours,
     "density": measure_neighbours,
     "coverage": measure_neighbours,
-    "pcc": measure_correlations,
-    "wasserstein": measure_wasserstein,
+    "auc_low": measure_low,
+    "jsd_low": measure_low,
+    "auc_high": measure_high,
+    "jsd_high": measure_high,
+    "auc_low_normed": measure_low_normed,
+    "jsd_low_normed": measure_low_normed,
+    "auc_resnet": measure_resnet,
+    "jsd_resnet": measure_resnet,
 }
 """Metric name -> function of (generated, reference, options, sample that decides bins and units).
 
 One function may give several metrics, which it computes together.
 """
 
+DEFAULT = tuple(
+    name for name, metric in METRICS.items() if metric not in (measure_low_normed, measure_resnet)
+)
+"""All but the two classifiers that take longest and see least beyond the others."""
+
 # Between samples of one distribution these are noise alone, a power of 1/N + 1/M: which one.
 SHRINKING: dict[str, float] = {
     "separation_power": 1.0,
+    "separation_groups": 1.0,
+    "separation_spectra": 1.0,
+    "separation_shapes": 1.0,
+    "wasserstein": 0.5,
+    "wasserstein_shapes": 0.5,
+    "mean_response": 0.5,
+    "rms_response": 0.5,
+    "pcc": 0.5,
+    "pcc_neighbours": 0.5,
+    "morans_i": 0.5,
     "fpd": 1.0,
     "kpd": 1.0,
-    "pcc": 0.5,
-    "wasserstein": 0.5,
 }
 
 # A difference on either side of the floor is one: a model that keeps to the crowded places has a
 # higher density and precision than Geant4 itself.
 TWO_SIDED = frozenset({"precision", "recall", "density", "coverage"})
 
-# Trained once on all incident energies, these say themselves what each range gives.
-WHOLE = frozenset({measure_low, measure_high})
+# Computed once for all incident energies, these say themselves what each range gives.
+WHOLE = frozenset({measure_low, measure_high, measure_low_normed, measure_resnet, measure_groups})

@@ -13,7 +13,7 @@ from pydantic import Field
 from calostudy.datasets import load, showers_path
 from calostudy.errors import UsageError
 from calostudy.generation import generate_showers
-from calostudy.metrics import METRICS, Score, evaluate
+from calostudy.metrics import DEFAULT, Score, evaluate
 from calostudy.metrics.histograms import binning
 from calostudy.metrics.sample import Sample
 from calostudy.models import build, shipped_weights
@@ -115,7 +115,7 @@ class ModelWalk(Walk):
             generated,
             geant4,
             self.entry,
-            metrics=tuple(METRICS),
+            metrics=DEFAULT,
             repeats=self.repeats,
             seed=self.seed,
             floor=load(self.dataset, "train", rows=slice(0, len(geant4))),
