@@ -515,6 +515,74 @@ def evaluate(
 
 
 @app.command()
+def rank(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Showers of two models or more.")
+    ],
+    dataset: DatasetOption,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: the dataset's evaluation sample.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Classifier trainings.")] = 10,
+    hidden: Annotated[
+        int, typer.Option(min=1, help="Nodes per hidden layer of the classifier.")
+    ] = 2048,
+    seed: Seed = 0,
+    to_json: Json = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write an HTML page with figures here.")
+    ] = None,
+) -> None:
+    """Rank models by which of them one classifier of all takes Geant4 showers for.
+
+    A model is called what its file is, without the suffix.
+
+    Example: `calostudy rank caloflow.h5 caloscore.h5 --dataset ds2 --report report`
+    """
+    from calostudy.datasets import dataset as catalogue_entry
+    from calostudy.datasets import showers_path
+    from calostudy.metrics.ranking import rank as rank_models
+    from calostudy.provenance import provenance
+    from calostudy.showers import read
+    from calostudy.tables import cross_check_rows, ranking_rows
+
+    entry = catalogue_entry(dataset)
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names):
+        raise UsageError(f"rank: models are called like their files, these are {', '.join(names)}")
+    truth = reference or showers_path(dataset, "evaluation")
+    *samples, geant4 = (
+        read(path, entry.calorimeter, energy_range=entry.energies.range) for path in (*files, truth)
+    )
+    ranking = rank_models(
+        dict(zip(names, samples, strict=True)),
+        geant4,
+        entry,
+        repeats=repeats,
+        hidden=hidden,
+        seed=seed,
+        progress=True,
+    )
+    payload = {
+        "file": ", ".join(map(str, files)),
+        "dataset": dataset,
+        "reference": str(truth),
+        "seed": seed,
+        "ranking": ranking.as_dict(),
+        "provenance": provenance(),
+    }
+    _rows(ranking_rows(ranking), f"Models ranked against {truth}", to_json, payload)
+    if to_json != "-":
+        _rows(cross_check_rows(ranking), "Log-posteriors of held-out showers of each model", None)
+    for warning in ranking.warnings:
+        err.print(f"[yellow]warning[/yellow]: {escape(warning)}")
+    if report:
+        from calostudy.report import write_ranking
+
+        err.print(f"report in {write_ranking(report, ranking, entry.title, payload)}")
+
+
+@app.command()
 def time(
     model: ModelArgument,
     dataset: DatasetArgument,

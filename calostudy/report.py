@@ -1,8 +1,8 @@
-"""An HTML report of one evaluation: scores and figures in one folder that opens offline."""
+"""HTML reports of evaluations and rankings: tables and figures in a folder that opens offline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jinja2
@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from calostudy import plots
 from calostudy.files import atomic_path
 from calostudy.metrics import Sample, Score
-from calostudy.tables import energy_rows, score_rows
+from calostudy.metrics.ranking import Ranking
+from calostudy.tables import cross_check_rows, energy_rows, ranking_rows, score_rows
 
 PICTURED = 5000  # showers of each sample that the figures show
 MOST_OBSERVABLES = 20  # in the figure of the separation powers
@@ -79,21 +80,55 @@ def write_report(
     payload: dict,
 ) -> Path:
     """Write ``index.html`` and its figures into ``directory``; returns the page's path."""
+    plots.use_style()
+    return _write_page(
+        directory,
+        f"Generated showers against Geant4: {reference.entry.title}",
+        payload,
+        (score_rows(scores), energy_rows(scores)),
+        [w for score in scores for w in score.warnings],
+        _figures(generated, reference, scores),
+    )
+
+
+def write_ranking(directory: Path, ranking: Ranking, title: str, payload: dict) -> Path:
+    """Write ``index.html`` with the ranking of models; returns the page's path."""
+    plots.use_style()
+    return _write_page(
+        directory,
+        f"Models ranked by a classifier: {title}",
+        payload,
+        (ranking_rows(ranking), cross_check_rows(ranking)),
+        ranking.warnings,
+        (
+            ("Log-posterior of Geant4 showers", plots.log_posteriors(ranking)),
+            ("Which model showers are taken for", plots.cross_check(ranking)),
+        ),
+    )
+
+
+def _write_page(
+    directory: Path,
+    title: str,
+    payload: dict,
+    tables: Iterable[list[dict]],
+    warnings: Sequence[str],
+    figures: Iterable[tuple[str, Figure]],
+) -> Path:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    plots.use_style()
     links = []
-    for number, (caption, figure) in enumerate(_figures(generated, reference, scores)):
+    for number, (caption, figure) in enumerate(figures):
         name = f"figure-{number}.png"
         with atomic_path(directory / name) as temporary:
             figure.savefig(temporary, format="png")
         plt.close(figure)
         links.append((caption, name))
     page = PAGE.render(
-        title=f"Generated showers against Geant4: {reference.entry.title}",
+        title=title,
         payload=payload,
-        tables=[rows for rows in (score_rows(scores), energy_rows(scores)) if rows],
-        warnings=list(dict.fromkeys(w for score in scores for w in score.warnings)),
+        tables=[rows for rows in tables if rows],
+        warnings=list(dict.fromkeys(warnings)),
         figures=links,
     )
     with atomic_path(directory / "index.html") as temporary:

@@ -6,11 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from calostudy.datasets import DATASETS
-from calostudy.metrics import Score
+from calostudy.metrics import METRICS, Score
+from calostudy.metrics.defects import DEFECTS
+from calostudy.metrics.discrimination import in_words
 from calostudy.metrics.physics import Check
+from calostudy.metrics.ranking import Ranking
 from calostudy.models import catalogue
 from calostudy.paths import data_dir
 from calostudy.results import Result, select
@@ -75,6 +79,31 @@ def energy_rows(scores: Sequence[Score], values: bool = True) -> list[dict[str, 
         {"metric": score.name} | {label: cell(part) for label, part in score.by_energy.items()}
         for score in scores
         if score.by_energy
+    ]
+
+
+def ranking_rows(ranking: Ranking) -> list[dict[str, str]]:
+    """One row per model, the best first: log-posterior on Geant4 showers, distance to a guess."""
+    return [
+        {
+            "model": name,
+            "log-posterior on Geant4": plus_minus(value, uncertainty),
+            f"above the guess {ranking.uniform:.3f} by": plus_minus(
+                value - ranking.uniform, uncertainty
+            ),
+            "uncertainty": ranking.kind,
+        }
+        for name, (value, uncertainty) in ranking.summary().items()
+    ]
+
+
+def cross_check_rows(ranking: Ranking) -> list[dict[str, str]]:
+    """One row per model: log-posteriors of all models on held-out showers of it."""
+    means = ranking.cross_check.mean(axis=0)
+    return [
+        {"showers of": name}
+        | {f"taken for {other}": f"{x:.3f}" for other, x in zip(ranking.models, row, strict=True)}
+        for name, row in zip(ranking.models, means, strict=True)
     ]
 
 
@@ -261,6 +290,36 @@ def parameters_table() -> list[dict[str, str]]:
             "weights shipped": "yes" if row["trained"] else "no",
         }
         for row in catalogue()
+    ]
+
+
+def seen_rows(seen: pd.DataFrame) -> list[dict[str, str]]:
+    """One row per metric: from where on it sees each defect; the table is of `first_seen`."""
+    words = seen.assign(words=seen.apply(in_words, axis=1))
+    by_metric = words.pivot_table("words", "metric", "defect", aggfunc="first")
+    return [
+        {"metric": metric}
+        | {DEFECTS[name].title: by_metric.loc[metric].get(name, "-") for name in DEFECTS}
+        for metric in METRICS
+        if metric in by_metric.index
+    ]
+
+
+def beside_rows(found: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, str]]:
+    """One row per metric: discrimination of each defect, and in brackets that of another table.
+
+    Both are of `discriminations`, with one number of showers.
+    """
+    keys = ["metric", "defect", "strength"]
+    both = found.merge(other, on=keys, how="left", suffixes=("", "_other"))
+    return [
+        {"metric": metric}
+        | {
+            DEFECTS[row.defect].title: plus_minus(row.d, row.uncertainty)
+            + (f" ({row.d_other:.3g})" if np.isfinite(row.d_other) else "")
+            for row in own.itertuples()
+        }
+        for metric, own in both.groupby("metric", sort=False)
     ]
 
 

@@ -17,7 +17,7 @@ from calostudy.showers import read, write
 COMMANDS = (
     *("datasets", "models", "fetch", "inspect", "simulate", "train", "distill"),
     *("generate", "features"),
-    *("evaluate", "time", "run"),
+    *("evaluate", "rank", "time", "run"),
 )
 
 
@@ -181,6 +181,67 @@ def test_evaluate_of_another_datasets_file_is_status_1(run, showers_file):
     status, _, err = run("evaluate", showers_file, "--dataset", "ds2")
     assert status == 1
     assert "calogan" in err
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Files of two models, one of them off by 30 %, and of Geant4."""
+    for name, seed, scale in (("good", 2, 1.0), ("bad", 3, 1.3), ("geant4", 4, 1.0)):
+        write(tmp_path / f"{name}.h5", toy_showers("calogan-eplus", 500, seed, scale=scale))
+    return tmp_path
+
+
+def test_rank_says_which_model_is_closest_to_geant4(run, models):
+    status, out, _ = run(
+        *("rank", models / "bad.h5", models / "good.h5", "--dataset", "calogan-eplus"),
+        *("--reference", models / "geant4.h5", "--repeats", 2, "--hidden", 128),
+        *("--json", models / "ranking.json", "--report", models / "report"),
+    )
+    assert status == 0
+    assert out.index("good") < out.index("bad")  # the first table has the best first
+    assert "spread over repeats" in out
+    assert "taken for bad" in out
+    result = json.loads((models / "ranking.json").read_text())
+    good, bad = (result["ranking"]["models"][name] for name in ("good", "bad"))
+    assert good["log_posterior"] > result["ranking"]["uniform"] > bad["log_posterior"]
+    assert good["uncertainty"] > 0
+    assert result["ranking"]["cross_check"]["bad"]["bad"] > result["ranking"]["uniform"]
+    assert result["provenance"]["machine"]["cores"] >= 1
+    page = (models / "report" / "index.html").read_text()
+    assert "taken for good" in page
+    for figure in (0, 1):
+        assert (models / "report" / f"figure-{figure}.png").stat().st_size > 1000
+
+
+def test_rank_as_json_is_json_alone(run, models):
+    status, out, _ = run(
+        *("rank", models / "bad.h5", models / "good.h5", "--dataset", "calogan-eplus"),
+        *("--reference", models / "geant4.h5", "--repeats", 1, "--hidden", 8, "--json", "-"),
+    )
+    assert status == 0
+    assert set(json.loads(out)["ranking"]["models"]) == {"good", "bad"}
+
+
+def test_rank_of_a_broken_file_is_status_1_and_names_it(run, models):
+    (models / "bad.h5").write_bytes(b"no showers")
+    arguments = ("rank", models / "good.h5", models / "bad.h5", "--dataset", "calogan-eplus")
+    status, out, err = run(*arguments)
+    assert status == 1
+    assert str(models / "bad.h5") in err
+    assert err.count("error") == 1
+    assert not out
+
+
+@pytest.mark.parametrize(
+    ("files", "said"), [(("good.h5",), "1 model"), (("good.h5", "good.h5"), "good, good")]
+)
+def test_rank_needs_two_models_with_names_of_their_own(run, models, files, said):
+    paths = [models / file for file in files]
+    status, _, err = run(
+        "rank", *paths, "--dataset", "calogan-eplus", "--reference", models / "geant4.h5"
+    )
+    assert status == 2
+    assert said in err
 
 
 def test_generate_untrained_writes_showers_in_the_public_format(run, tmp_path):

@@ -3,11 +3,13 @@
 import json
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from toy_showers import toy_showers
 
+from calostudy import plots
 from calostudy.datasets import dataset
 from calostudy.errors import DataError, UsageError
 from calostudy.metrics import fitting, ranking
@@ -172,6 +174,27 @@ def test_a_ranking_as_json_has_every_number_of_the_table(three):
     assert plain["models"]["off"]["log_posterior"] == three.summary()["off"][0]
     assert plain["cross_check"]["off"]["right"] == three.cross_check[:, 0, 1].mean()
     assert plain["settings"]["showers_per_model"] == "360/120/120"
+
+
+def test_the_heat_map_has_the_numbers_of_the_matrix_geant4_first(three):
+    axis, _ = plots.cross_check(three).axes
+    written = np.array([float(text.get_text()) for text in axis.texts]).reshape(4, 3)
+    order = [three.models.index(name) for name in ("right", "nearly", "off")]
+    expected = np.vstack([three.log_posterior.mean(axis=0), three.cross_check.mean(axis=0)[order]])
+    np.testing.assert_allclose(written, expected[:, order], atol=0.00501)
+    assert [x.get_text() for x in axis.get_yticklabels()] == ["Geant4", "right", "nearly", "off"]
+    plt.close("all")
+
+
+def test_the_figure_of_log_posteriors_has_their_uncertainties_and_the_guess(three):
+    (axis,) = plots.log_posteriors(three).axes
+    ((line, _, (bars,)),) = axis.containers
+    np.testing.assert_allclose(line.get_xdata(), [v for v, _ in three.summary().values()])
+    lengths = [np.ptp(segment[:, 0]) for segment in bars.get_segments()]
+    np.testing.assert_allclose(lengths, [2 * error for _, error in three.summary().values()])
+    guess = next(each for each in axis.lines if each.get_label().startswith("guess"))
+    assert guess.get_xdata()[0] == three.uniform
+    plt.close("all")
 
 
 def test_what_cannot_be_ranked_is_one_clear_error(models, reference):

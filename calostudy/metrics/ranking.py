@@ -236,7 +236,7 @@ def _unrecognised(ranking: Ranking) -> list[str]:
     spread = own.std(axis=0, ddof=1) if len(own) > 1 else np.zeros(own.shape[1])
     return [
         f"ranking: the classifier does not recognise held-out showers of {name} (log-posterior "
-        f"{value:.3f}, a guess has {ranking.uniform:.3f}): its place in the ranking says nothing"
+        f"{value:.3f} ± {error:.3f}, a guess {ranking.uniform:.3f}): its place says nothing"
         for name, value, error in zip(ranking.models, own.mean(axis=0), spread, strict=True)
         if value < ranking.uniform + DISTINCT * error
     ]
