@@ -25,18 +25,23 @@ Plant = Callable[[Showers, float, np.random.Generator], Showers]
 
 @dataclass(frozen=True)
 class Defect:
-    """A planted defect.
+    """A planted defect: its name in words, the unit of the strength, the nominal strength.
 
-    title: in words. unit: of the strength. strength: the nominal one. plant: puts it into
-    showers. does, keeps: for the sentences of a page.
+    plant: puts it into showers.
     """
 
     title: str
     unit: str
     strength: float
     plant: Plant
-    does: str
-    keeps: str
+
+    def at(self, strength: float | None = None) -> str:
+        """The defect with a strength, by default the nominal one.
+
+        >>> DEFECTS["energy_scale"].at(0.5)
+        'energy scale off: 0.5 %'
+        """
+        return f"{self.title}: {self.strength if strength is None else strength:g} {self.unit}"
 
     def __call__(self, showers: Showers, strength: float | None = None, seed: int = 0) -> Showers:
         """Showers with the defect, of the nominal strength if none is given.
@@ -243,48 +248,36 @@ DEFECTS: dict[str, Defect] = {
         "%",
         2.0,
         scale_energy,
-        does="multiplies every cell",
-        keeps="all shapes and all correlations",
     ),
     "widths_narrower": Defect(
         "widths narrower",
         "%",
         5.0,
         narrow,
-        does="moves energy within a layer towards the shower axis",
-        keeps="the energy of every layer of every shower",
     ),
     "layer_shuffled": Defect(
         "a layer shuffled",
         "% of the showers",
         100.0,
         shuffle_layer,
-        does="passes the brightest layer round among showers of any incident energy",
-        keeps="everything that is of this layer alone, and of the others alone",
     ),
     "layer_shuffled_alike": Defect(
         "a layer shuffled at like energies",
         "% of the showers",
         100.0,
         shuffle_layer_alike,
-        does="swaps the brightest layer between showers of next incident energies",
-        keeps="as above, and nearly the correlation of each layer with the incident energy",
     ),
     "mode_dropped": Defect(
         "a mode dropped",
         "% of the showers",
         10.0,
         drop_mode,
-        does="replaces the latest showers of every incident energy by others",
-        keeps="the incident energies, and every shower that stays",
     ),
     "cells_permuted": Defect(
         "cells permuted",
         "% of a layer's cells",
         1.0,
         permute_cells,
-        does="lets cells of a layer change places",
-        keeps="the energy of every layer and the spectrum of the cells",
     ),
 }
 """Defect name -> defect."""

@@ -18,18 +18,20 @@ NONE = "none"  # the defect of a comparison without one
 SEEN = 3.0  # from this discrimination on a defect counts as seen
 REPLICAS = 200  # of the bootstrap over trials
 GROUP = ["dataset", "metric", "showers"]
+COLUMNS = [
+    *(*GROUP, "defect", "strength", "d", "uncertainty"),
+    *("value", "null", "scatter", "trials", "nulls"),
+]
 
 
 def discrimination(planted: np.ndarray, null: np.ndarray) -> float:
     """Difference of the means over the standard deviation of `null`, of values (T,) and (U,).
 
-    Infinite, or 0 for equal means, where all of `null` are the same; NaN where it has but one.
+    Infinite, or 0 for equal means, where all of `null` are the same.
 
     >>> discrimination(np.array([5.0, 7.0]), np.array([1.0, 2.0, 3.0]))
     4.0
     """
-    if len(null) < 2:
-        return float("nan")
     shift, unit = planted.mean() - null.mean(), null.std(ddof=1)
     if unit > 0:
         return float(shift / unit)
@@ -55,12 +57,15 @@ def discriminations(table: pd.DataFrame) -> pd.DataFrame:
     d: the discrimination, of metrics whose values can differ on both sides its size. uncertainty:
     half the central 68 % of a bootstrap over trials, each with its pair of samples. value, null:
     the means; scatter: the standard deviation without a defect; trials, nulls: how many.
+    What has fewer than two comparisons without a defect is left out.
     """
     rng = np.random.default_rng(0)
     rows = []
     for key, own in table.groupby(GROUP, sort=False):
         without = own[own["defect"] == NONE]
         trials, null = (without[name].to_numpy() for name in ("trial", "value"))
+        if len(null) < 2:
+            continue
         sides = np.abs if key[1] in TWO_SIDED else float
         planted_lines = own[own["defect"] != NONE]
         for (defect, strength), lines in planted_lines.groupby(["defect", "strength"], sort=False):
@@ -75,23 +80,39 @@ def discriminations(table: pd.DataFrame) -> pd.DataFrame:
                 | {"null": null.mean(), "scatter": null.std(ddof=1)}
                 | {"trials": len(planted), "nulls": len(null)}
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def first_seen(found: pd.DataFrame, by: str) -> pd.DataFrame:
     """The smallest value of a column from which on a defect is seen, one line per other key.
 
     found: as of `discriminations`; by: "showers" or "strength". `seen_from` is NaN where it is not
-    seen at the largest value that was tried, which is `tried_to`.
+    seen at the largest value that was tried, `tried_to`, with the discrimination `last`.
     """
-    keys = [name for name in ("dataset", "metric", "defect", "strength", "showers") if name != by]
+    keys = [name for name in (*GROUP, "defect", "strength") if name != by]
     rows = []
     for key, lines in found.sort_values(by).groupby(keys, sort=False):
         blind = np.flatnonzero(~(lines["d"].to_numpy() >= SEEN))
         first = blind[-1] + 1 if len(blind) else 0
-        seen = lines[by].iloc[first] if first < len(lines) else np.nan
+        tried = lines[by].to_numpy()
         rows.append(
             dict(zip(keys, key, strict=True))
-            | {"seen_from": seen, "tried_from": lines[by].iloc[0], "tried_to": lines[by].iloc[-1]}
+            | {"seen_from": tried[first] if first < len(tried) else np.nan}
+            | {"tried_from": tried[0], "tried_to": tried[-1], "last": lines["d"].iloc[-1]}
         )
     return pd.DataFrame(rows)
+
+
+def in_words(row: pd.Series) -> str:
+    """A line of `first_seen`: from where on, or not and with which discrimination.
+
+    >>> in_words(pd.Series({"seen_from": 250, "tried_from": 250, "tried_to": 5000, "last": 7.0}))
+    '≤ 250'
+    >>> row = {"seen_from": np.nan, "tried_from": 250, "tried_to": 5000, "last": 0.42}
+    >>> in_words(pd.Series(row))
+    'not seen, d = 0.4'
+    """
+    if np.isnan(row["seen_from"]):
+        return f"not seen, d = {row['last']:.1f}".replace("-0.0", "0.0")
+    at_most = "≤ " if row["seen_from"] == row["tried_from"] else ""
+    return f"{at_most}{row['seen_from']:,g}"

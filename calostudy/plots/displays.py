@@ -13,7 +13,7 @@ from calostudy.plots.style import ENERGY_MAP, log_norm, some_layers
 from calostudy.showers import Showers
 
 
-def _draw_cells(axis, layer: Layer, energies, norm, reach: float):
+def draw_cells(axis, layer: Layer, energies, norm, reach: float, cmap: str = ENERGY_MAP):
     """One layer as an image in the plane across the shower: ``energies`` has the layer's shape.
 
     ``reach``: how far from the axis a layer of rings is drawn, mm.
@@ -29,13 +29,13 @@ def _draw_cells(axis, layer: Layer, energies, norm, reach: float):
         axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
     else:
         x, y = np.meshgrid(*layer.edges, indexing="ij")
-    mesh = axis.pcolormesh(x, y, energies, norm=norm, cmap=ENERGY_MAP, rasterized=True)
+    mesh = axis.pcolormesh(x, y, energies, norm=norm, cmap=cmap, rasterized=True)
     axis.set(xlabel="$\\eta$ [mm]", ylabel="$\\varphi$ [mm]", aspect="equal")
     axis.grid(False)
     return mesh
 
 
-def _reach(layer: Layer, energies: np.ndarray, share: float = 0.999) -> float:
+def reach_of(layer: Layer, energies: np.ndarray, share: float = 0.999) -> float:
     """The r edge inside which most of a layer's energy is, mm; ``energies`` end in its shape."""
     edges = layer.edges[1]
     if layer.view != "cylindrical":
@@ -71,8 +71,8 @@ def layer_images(
         norm = log_norm(np.concatenate([image.ravel() for image in images]))
         for row, (name, image) in enumerate(zip(means, images, strict=True)):
             layer = calorimeter.layers[position]
-            reach = max(_reach(layer, own) for own in images)
-            mesh = _draw_cells(axes[row, column], layer, _masked(image), norm, reach)
+            reach = max(reach_of(layer, own) for own in images)
+            mesh = draw_cells(axes[row, column], layer, _masked(image), norm, reach)
             axes[row, column].set_title(f"{name}, layer {layer.id}")
         figure.colorbar(mesh, ax=axes[:, column], location="bottom", label="MeV", aspect=30)
     if title:
@@ -100,8 +100,8 @@ def event_displays(showers: Showers, events: Sequence[int], title: str = "") -> 
         norm = log_norm(showers.cells[event])
         for column, layer in enumerate(calorimeter.layers):
             image = _masked(showers.layer(column)[event])
-            reach = _reach(layer, showers.layer(column))
-            mesh = _draw_cells(axes[row, column], layer, image, norm, reach)
+            reach = reach_of(layer, showers.layer(column))
+            mesh = draw_cells(axes[row, column], layer, image, norm, reach)
             energy = showers.incident_energy[event] / 1e3
             axes[row, column].set_title(f"{energy:.1f} GeV, layer {layer.id}")
         figure.colorbar(mesh, ax=axes[row], label="MeV", pad=0.01)

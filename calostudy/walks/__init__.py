@@ -1,12 +1,15 @@
-"""The kinds of walk that the notebooks take, by name: a dataset, a model, a hardware target."""
+"""The kinds of walk that notebooks take, by name: a dataset, a model, a target, the metrics."""
 
 from calostudy.walks.dataset import DatasetWalk
 from calostudy.walks.forms import other_forms
 from calostudy.walks.hardware import HardwareWalk
 from calostudy.walks.model import ModelWalk
+from calostudy.walks.power import PowerWalk
 from calostudy.walks.walk import Walk, low_middle_high
 
-WALKS: dict[str, type[Walk]] = {walk.kind: walk for walk in (DatasetWalk, ModelWalk, HardwareWalk)}
+WALKS: dict[str, type[Walk]] = {
+    walk.kind: walk for walk in (DatasetWalk, ModelWalk, HardwareWalk, PowerWalk)
+}
 """Kind of walk -> its class; the notebook of a kind is ``notebooks/<kind>.ipynb``."""
 
 __all__ = [
@@ -14,6 +17,7 @@ __all__ = [
     "DatasetWalk",
     "HardwareWalk",
     "ModelWalk",
+    "PowerWalk",
     "Walk",
     "low_middle_high",
     "other_forms",
