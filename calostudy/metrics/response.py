@@ -17,11 +17,12 @@ Laws of continuous energy have one histogram for each range of `energy_ranges`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from calostudy.metrics.histograms import Binning, weighted_histograms
+from calostudy.metrics.histograms import Binning, bootstrap_weights, weighted_histograms
 from calostudy.metrics.measurement import Measurement, Options
 from calostudy.metrics.ranges import ALL, EnergyRange, filled_ranges
 from calostudy.metrics.replicas import KIND, pair_weights, parts, unlike, with_spread
@@ -82,6 +83,31 @@ def chi_squared_per_ndf(chi2: float, ndf: int) -> tuple[float, float]:
     return chi2 / ndf, float(np.sqrt(2 * ndf + 4 * max(chi2 - ndf, 0.0))) / ndf
 
 
+def response_ranges(*samples: Sample) -> tuple[list[EnergyRange], tuple[str, ...]]:
+    """The energies at which samples are compared: all of them together if every range is too small.
+
+    With a warning that names the ranges left out.
+    """
+    found, warnings = filled_ranges(samples[0].entry, *(each.incident_energy for each in samples))
+    return found or [EnergyRange(ALL, 0.0, np.inf)], warnings
+
+
+def response_curve(
+    sample: Sample, ruler: Sample, ranges: Sequence[EnergyRange], options: Options
+) -> np.ndarray:
+    """Mean and RMS of E_tot/E_inc in each range, without what are outliers to the ruler.
+
+    Returns (2, 1 + R, ranges), bootstrap replicas after the numbers themselves.
+    """
+    weights = bootstrap_weights(len(sample), options.replicas, np.random.default_rng(options.seed))
+    moments = []
+    for own in ranges:
+        rows = own.holds(sample.incident_energy)
+        bins = response_bins(ruler.distributions[RATIO][own.holds(ruler.incident_energy)])
+        moments.append(mean_and_rms(sample.distributions[RATIO][rows], bins, weights[rows]))
+    return np.stack(moments, axis=2)
+
+
 def measure_response(
     generated: Sample, reference: Sample, options: Options, ruler: Sample
 ) -> dict[str, Measurement]:
@@ -91,11 +117,11 @@ def measure_response(
     the signed differences in `details`. `chi2_response`: chi2/NDF of all histograms.
     """
     samples = (generated, reference)
-    ranges, warnings = filled_ranges(reference.entry, *(each.incident_energy for each in samples))
+    ranges, warnings = response_ranges(*samples)
     weights = pair_weights(generated, reference, options)
     differences: dict[str, dict[str, np.ndarray]] = {"mean_response": {}, "rms_response": {}}
     chi2 = {}
-    for own in ranges or [EnergyRange(ALL, 0.0, np.inf)]:
+    for own in ranges:
         rows = [own.holds(each.incident_energy) for each in samples]
         bins = response_bins(ruler.distributions[RATIO][own.holds(ruler.incident_energy)])
         values = [each.distributions[RATIO][mask] for each, mask in zip(samples, rows, strict=True)]
