@@ -7,12 +7,13 @@ arXiv:2106.05285 and arXiv:2110.11377; CaloChallenge version arXiv:2308.11700); 
 nothing is 0.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from calostudy.calorimeter import Calorimeter
+from calostudy.calorimeter import Calorimeter, Layer
 
 UNIT = 1e5
 """MeV in one unit of energy (100 GeV)."""
@@ -48,22 +49,42 @@ def add_uniform_noise(
     return cells + width * noise
 
 
-def reflections(calorimeter: Calorimeter) -> Tensor:
-    """The symmetries of a Cartesian calorimeter hit in its middle: indices (4, V).
+def symmetries(calorimeter: Calorimeter) -> Tensor:
+    """The symmetries of a calorimeter that is hit in its middle: indices (S, V).
 
-    `cells[:, table[k]]` are the same showers as they are, mirrored in eta, in phi, in both; each
-    is its own inverse.
+    `cells[:, table[k]]` are the same showers mirrored in eta, in phi or in both (Cartesian), or
+    turned by whole cells of every layer and mirrored (cylindrical); row 0 leaves them as they are.
+
+    >>> from calostudy.calorimeter import calorimeter
+    >>> [len(symmetries(calorimeter(name))) for name in ("calogan", "ds1-photons", "ds2")]
+    [4, 20, 32]
     """
     layers = [
-        torch.arange(place.start, place.stop).view(layer.shape)
+        (layer, torch.arange(place.start, place.stop).view(layer.shape))
         for layer, place in zip(calorimeter.layers, calorimeter.slices, strict=True)
     ]
-    axes = ([], [0], [1], [0, 1])
-    return torch.stack([torch.cat([i.flip(a).flatten() for i in layers]) for a in axes])
+    turns = math.gcd(*(len(i) for layer, i in layers if layer.view == "cylindrical" and len(i) > 1))
+
+    def turned(layer: Layer, index: Tensor, step: int, mirror: tuple[bool, bool]) -> Tensor:
+        axes = [axis for axis in (0, 1) if mirror[axis]]
+        if layer.view == "cylindrical":
+            index = index.roll(step * len(index) // turns, 0) if len(index) > 1 else index
+            axes = axes[:1]
+        return index.flip(axes).flatten()
+
+    polar = all(layer.view == "cylindrical" for layer, _ in layers)
+    mirrors = [(False, False), (True, False)] + [(False, True), (True, True)] * (not polar)
+    return torch.stack(
+        [
+            torch.cat([turned(*each, step, mirror) for each in layers])
+            for mirror in mirrors
+            for step in range(turns if polar else 1)
+        ]
+    )
 
 
-def reflect_at_random(cells: Tensor, table: Tensor) -> Tensor:
-    """Each shower of cells (N, V) mirrored by one of the rows of `reflections`."""
+def turn_at_random(cells: Tensor, table: Tensor) -> Tensor:
+    """Each shower of cells (N, V) turned or mirrored by one of the rows of `symmetries`."""
     chosen = torch.randint(len(table), (len(cells),))
     return cells.gather(1, table[chosen])
 

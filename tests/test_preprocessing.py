@@ -111,7 +111,7 @@ def test_noise_lies_in_its_interval_and_follows_its_generator(seed, width):
 
 def test_reflections_mirror_every_layer_and_undo_themselves():
     place = calorimeter("calogan")
-    table = pre.reflections(place)
+    table = pre.symmetries(place)
     cells = torch.rand(3, place.cells)
     assert torch.equal(cells[:, table[0]], cells)
     for rows, axes in ((table[1], (1,)), (table[2], (2,)), (table[3], (1, 2))):
@@ -121,9 +121,38 @@ def test_reflections_mirror_every_layer_and_undo_themselves():
             before, after = (x[:, where].view(-1, *layer.shape) for x in (cells, mirrored))
             assert torch.equal(after, before.flip(axes))
     torch.manual_seed(0)
-    many = pre.reflect_at_random(cells[:1].expand(200, -1), table)
+    many = pre.turn_at_random(cells[:1].expand(200, -1), table)
     found = {tuple(row.tolist()) for row in many}
     assert found == {tuple(cells[0, rows].tolist()) for rows in table}
+
+
+@pytest.mark.parametrize("name", ["ds1-photons", "ds1-pions", "ds2"])
+def test_cylinders_are_turned_by_the_same_angle_in_every_layer_and_mirrored(name):
+    place = calorimeter(name)
+    table = pre.symmetries(place)
+    assert len({tuple(row.tolist()) for row in table}) == len(table) == 2 * place_alpha(place)
+    x = torch.from_numpy(np.stack([place.eta, place.phi], axis=1))
+    for rows in table:
+        # a rotation or a reflection: the same matrix for every cell that has a direction
+        turned = torch.linalg.lstsq(x[directed(place)], x[rows][directed(place)]).solution
+        assert torch.allclose(turned @ turned.T, torch.eye(2, dtype=x.dtype), atol=1e-9)
+        expected = (x @ turned)[directed(place)]
+        assert torch.allclose(expected, x[rows][directed(place)], atol=1e-6)
+        assert np.array_equal(place.r[rows], place.r)
+        assert np.array_equal(place.layer_index[rows], place.layer_index)
+
+
+def directed(place):
+    """Mask of the cells of layers that are divided in alpha."""
+    return torch.from_numpy(np.isin(place.layer_index, divided(place)))
+
+
+def divided(place):
+    return [i for i, layer in enumerate(place.layers) if layer.shape[0] > 1]
+
+
+def place_alpha(place):
+    return place.layers[divided(place)[0]].shape[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -8,9 +8,9 @@ structure and recipe.
 Size `embedded` is the same model made small enough to be trained in half an hour on one processor
 core and ten thousand showers, and no published configuration. Four changes make that possible: what
 a flow sees is standardised with the mean and the standard deviation of each number in the training
-sample, the splines begin as the identity, showers in a Cartesian calorimeter are mirrored at random
-while training, and the degrees of flow-II's hidden units are spread over all voxels
-(with fewer units than voxels, nflows' own numbering would look at the first layer only).
+sample, the splines begin as the identity, showers are turned and mirrored at random while training,
+as the calorimeter allows, and the degrees of flow-II's hidden units are spread over all voxels (with
+fewer units than voxels, nflows' own numbering would look at the first layer only).
 
 The overflow of the CaloGAN calorimeter (energy that missed the cells) is not modelled: generated
 showers have zeros there.
@@ -168,10 +168,8 @@ class CaloFlow(Surrogate):
         return self.size == "embedded"
 
     @cached_property
-    def _reflections(self) -> Tensor | None:
-        calorimeter = self.dataset.calorimeter
-        cartesian = all(layer.view == "cartesian" for layer in calorimeter.layers)
-        return pre.reflections(calorimeter) if self.embedded and cartesian else None
+    def _symmetries(self) -> Tensor | None:
+        return pre.symmetries(self.dataset.calorimeter) if self.embedded else None
 
     def initial_constants(self) -> dict[str, Tensor]:
         """Mean and standard deviation of what each flow sees; none in size `paper`."""
@@ -225,7 +223,7 @@ class CaloFlow(Surrogate):
     def loss(self, network: str, batch: Mapping[str, Tensor]) -> Tensor:
         """Negative log-likelihood (B,) of the logits, with fresh noise on every voxel.
 
-        In training, size `embedded` mirrors the showers of a Cartesian calorimeter at random.
+        In training, size `embedded` turns and mirrors the showers at random.
         """
         values, context, log_deviation = self._inputs(network, batch)
         return log_deviation - log_prob(self.networks[network], values, context)
@@ -280,8 +278,8 @@ class CaloFlow(Surrogate):
     ) -> tuple[Tensor, Tensor, Tensor | float]:
         """A flow's values and conditions of a batch in the network's precision, and the logarithm
         of what the values were divided by."""
-        if self._reflections is not None and self.networks[network].training:
-            cells = pre.reflect_at_random(batch["cells"], self._reflections)
+        if self._symmetries is not None and self.networks[network].training:
+            cells = pre.turn_at_random(batch["cells"], self._symmetries)
             batch = {**batch, "cells": cells}
         values, context = self._to_flow(network, batch)
         values, log_deviation = self._standardised(network, values)
