@@ -9,8 +9,8 @@ Size `embedded` is the same model made small enough to be trained in half an hou
 core and ten thousand showers, and no published configuration. Four changes make that possible: what
 a flow sees is standardised with the mean and the standard deviation of each number in the training
 sample, the splines begin as the identity, showers are turned and mirrored at random while training,
-as the calorimeter allows, and the degrees of flow-II's hidden units are spread over all voxels (with
-fewer units than voxels, nflows' own numbering would look at the first layer only).
+as the calorimeter allows, and the degrees of flow-II's hidden units are spread over all voxels
+(with fewer units than voxels, nflows' own numbering would look at the first layer only).
 
 The overflow of the CaloGAN calorimeter (energy that missed the cells) is not modelled: generated
 showers have zeros there.
