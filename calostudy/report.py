@@ -12,11 +12,16 @@ from matplotlib.figure import Figure
 from calostudy import plots
 from calostudy.files import atomic_path
 from calostudy.metrics import Sample, Score
+from calostudy.metrics.histograms import binning
+from calostudy.metrics.ranges import filled_ranges
 from calostudy.metrics.ranking import Ranking
+from calostudy.plots import evaluation
 from calostudy.tables import cross_check_rows, energy_rows, ranking_rows, score_rows
 
 PICTURED = 5000  # showers of each sample that the figures show
 MOST_OBSERVABLES = 20  # in the figure of the separation powers
+MOST_DRAWN = 9  # of them with a histogram
+MOST_RANGES = 4  # of incident energy that have figures of their own
 
 PAGE = jinja2.Template(
     """<!doctype html>
@@ -51,25 +56,46 @@ def _figures(
 ) -> Iterator[tuple[str, Figure]]:
     """Captions with their figures, one at a time."""
     powers = next((score.details for score in scores if score.name == "separation_power"), {})
-    if powers:
-        rows = [{"name": name} | part for name, part in powers.items()]
-        rows = sorted(rows, key=lambda row: -row["value"])[:MOST_OBSERVABLES]
+    rows = sorted(
+        ({"name": name} | part for name, part in powers.items()), key=lambda row: -row["value"]
+    )[:MOST_OBSERVABLES]
+    if rows:
         yield (
             f"Separation power of the {len(rows)} observables that differ most",
             plots.score_bars(rows, "separation power"),
         )
     if any(score.by_energy for score in scores):
         yield "Distance from the floor by incident energy", plots.significance_by_energy(scores)
-    samples = {
-        name: sample[:PICTURED].showers
-        for name, sample in (("Geant4", reference), ("generated", generated))
-    }
+    both = {"Geant4": reference, "generated": generated}
+    names = [row["name"] for row in rows if row["name"] in reference.distributions][:MOST_DRAWN]
+    if names:
+        edges = {n: binning(n, reference.entry, reference.distributions[n]).edges for n in names}
+        values = {name: sample.distributions for name, sample in both.items()}
+        yield f"The {len(names)} that differ most", plots.observable_grid(values, edges, names)
+    ranges, _ = filled_ranges(reference.entry, *(each.incident_energy for each in both.values()))
+    yield "Energies in groups of layers", evaluation.group_energies(both)
+    for each in ranges if 1 < len(ranges) <= MOST_RANGES else ():
+        yield f"Energies in groups of layers, {each.label}", evaluation.group_energies(both, each)
+    yield "Response against incident energy", evaluation.response_curves(both)
+    yield "Cell energies", evaluation.cell_spectra(both)
+    yield "Cell energies by depth", evaluation.cell_spectra(both, by_depth=True)
+    yield "Correlations of the layer energies", evaluation.pearson_matrices(both)
+    yield "Widths of the layers", evaluation.shape_grid(both, "width")
+    if len(reference.entry.calorimeter.layers) > 1:
+        yield "Distances between layers", evaluation.shape_grid(both, "distance")
+
+    samples = {name: sample[:PICTURED].showers for name, sample in both.items()}
     shown = f"first {max(map(len, samples.values())):,} showers"
     yield f"Average showers, {shown}", plots.layer_images(samples)
-    yield f"Layer energies, {shown}", plots.layer_energies(samples)
-    yield f"Response, incident energies and cells, {shown}", plots.energy_response(samples)
+    for each in ranges if 1 < len(ranges) <= MOST_RANGES else ():
+        inside = {name: s[each.holds(s.incident_energy)] for name, s in samples.items()}
+        if all(map(len, inside.values())):
+            yield f"Average showers, {each.label}, {shown}", plots.layer_images(inside)
+    yield f"Incident energies and cells, {shown}", plots.energy_response(samples)
     yield f"Linearity and resolution, {shown}", plots.response_against_energy(samples)
     yield f"Longitudinal profile, {shown}", plots.longitudinal_profile(samples)
+    few = {name: sample[:PICTURED] for name, sample in both.items()}
+    yield f"Texture: Moran's I, {shown}", evaluation.morans_i(few)
 
 
 def write_report(
