@@ -60,7 +60,7 @@ def significance_by_energy(scores: Sequence[Score]) -> Figure:
         dtype=float,
     ).T
     table.insert(0, "all", [score.significance for score in shown])
-    size = (1.1 + 0.75 * (1 + len(table.columns)), 1.2 + 0.3 * len(table))
+    size = (1.1 + 0.75 * (1 + len(table.columns)), 2.2 + 0.3 * len(table))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     seaborn.heatmap(
         table.astype(float),
@@ -75,6 +75,7 @@ def significance_by_energy(scores: Sequence[Score]) -> Figure:
         cbar_kws={"label": "distance from the floor (σ)", "extend": "max"},
     )
     axis.set(xlabel="incident energy", ylabel="")
+    axis.set_xticks(axis.get_xticks(), table.columns, rotation=40, ha="right")
     axis.tick_params(length=0)
     axis.set_yticks(axis.get_yticks(), [label_of(name) for name in table.index], rotation=0)
     return figure
