@@ -102,9 +102,3 @@ def test_replicas_begin_with_the_number_itself_and_missing_values_do_not_count(a
         (np.array(a), np.array(b)), bins, tuple(w[: len(w) - holes] for w in weights)
     )
     np.testing.assert_array_equal(separation_replicas(values, bins, weights), bare)
-
-
-def test_a_distance_to_no_numbers_at_all_is_not_a_number():
-    values = np.full(4, np.nan), np.arange(4.0)
-    found = wasserstein_replicas(values, 1.0, pair_weights(*values, Options(replicas=2)))
-    assert np.isnan(found).all() and found.shape == (3,)

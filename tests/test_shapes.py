@@ -122,8 +122,25 @@ def test_showers_without_energy_in_a_layer_are_warned_of_and_nothing_is_not_a_nu
     cells[:, showers.calorimeter.slices[2]] = 0
     empty = Sample.of(Showers(showers.calorimeter, showers.incident_energy, cells), EPLUS)
     reference = Sample.of(showers, EPLUS)
-    for found in measure_shapes(empty, reference, OPTIONS, reference).values():
-        assert np.isfinite([found.value, *(v for v, _ in found.details.values())]).all()
-        assert "mean_eta/2" not in found.details and "width_eta/1" in found.details
-        assert any("mean_eta/2 (100.0% and 0.0%)" in each for each in found.warnings)
-        assert any("nothing to compare" in each for each in found.warnings)
+    found = measure_shapes(empty, reference, OPTIONS, reference)
+    for each in found.values():
+        assert np.isfinite(
+            [each.value, each.uncertainty, *(v for v, _ in each.details.values())]
+        ).all()
+        assert any("mean_eta/2 (100.0% and 0.0%)" in words for words in each.warnings)
+        assert any(words.startswith("too few") and "mean_eta/2" in words for words in each.warnings)
+    assert "mean_eta/2" not in found["wasserstein_shapes"].details
+    assert found["separation_shapes"].details["mean_eta/2"][0] == 1
+    backwards = measure_shapes(reference, empty, OPTIONS, empty)["separation_shapes"]
+    assert any("mean_eta/2" in words for words in backwards.warnings)
+    assert "mean_eta/2" not in backwards.details
+
+
+def test_a_layer_hit_by_few_showers_leaves_the_uncertainty_a_number():
+    showers = toy_showers("calogan-eplus", 200, 1)
+    cells = showers.cells.copy()
+    cells[3:, showers.calorimeter.slices[2]] = 0
+    few = Sample.of(Showers(showers.calorimeter, showers.incident_energy, cells), EPLUS)
+    reference = Sample.of(showers, EPLUS)
+    for each in measure_shapes(few, reference, OPTIONS, reference).values():
+        assert np.isfinite([each.value, each.uncertainty]).all()

@@ -140,11 +140,11 @@ def test_geant4_has_the_texture_of_geant4_and_shuffled_neighbours_have_not(name)
     assert max(each.value for each in nothing.values()) < 1e-6
 
 
-def test_layers_that_are_always_empty_are_named_and_nothing_is_not_a_number():
+def test_layers_that_are_almost_always_empty_are_named_and_nothing_is_not_a_number():
     entry = dataset("calogan-eplus")
     showers = toy_showers("calogan-eplus", 100, 1)
     cells = showers.cells.copy()
-    cells[:, showers.calorimeter.slices[2]] = 0
+    cells[10:, showers.calorimeter.slices[2]] = 0  # ten are too few for a bootstrap
     gone = Sample.of(Showers(showers.calorimeter, showers.incident_energy, cells), entry)
     reference = Sample.of(showers, entry)
     found = measure_texture(gone, reference, OPTIONS, reference)

@@ -18,6 +18,7 @@ from calostudy.metrics.histograms import (
 from calostudy.metrics.measurement import Options, Parts
 
 KIND = "bootstrap over showers"
+FEW = 20  # showers with a quantity, below which some replica may have none of them
 OUTSIDE = 0.02  # difference in the share of showers left out that is worth a warning
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -51,11 +52,9 @@ def separation_replicas(values: Pair, bins: Binning, weights: Pair) -> np.ndarra
 def wasserstein_replicas(values: Pair, unit: float, weights: Pair) -> np.ndarray:
     """Wasserstein distance in units of `unit` of numbers (N,) and (M,), NaN not counted: (1 + R,).
 
-    NaN where one sample has no numbers at all.
+    For at least `FEW` numbers in each sample.
     """
     finite = [np.isfinite(v) for v in values]
-    if not all(f.any() for f in finite):
-        return np.full(weights[0].shape[1], np.nan)
     chosen = [v[f] for v, f in zip(values, finite, strict=True)]
     kept = tuple(w[f] for w, f in zip(weights, finite, strict=True))
     return wasserstein(*chosen, kept) / unit

@@ -78,8 +78,7 @@ def chi_squared(generated: np.ndarray, reference: np.ndarray) -> tuple[float, in
 
 def chi_squared_per_ndf(chi2: float, ndf: int) -> tuple[float, float]:
     """chi2/NDF and its standard deviation, that of a noncentral chi2 distribution."""
-    if not ndf:
-        return float("nan"), float("nan")
+    ndf = max(ndf, 1)  # all showers of both samples in one bin: no difference
     return chi2 / ndf, float(np.sqrt(2 * ndf + 4 * max(chi2 - ndf, 0.0))) / ndf
 
 

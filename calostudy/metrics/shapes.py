@@ -21,7 +21,9 @@ import numpy as np
 
 from calostudy.calorimeter import Calorimeter, Layer
 from calostudy.metrics.measurement import Measurement, Options
+from calostudy.metrics.ranges import LEAST
 from calostudy.metrics.replicas import (
+    FEW,
     KIND,
     pair_weights,
     parts,
@@ -82,26 +84,28 @@ def measure_shapes(
     distances, powers, missing, left_out = {}, {}, [], []
     quantities = (shapes(each.observables, each.entry.calorimeter) for each in samples)
     for (name, first), (_, second), (_, unit) in zip(*quantities, strict=True):
-        without = [np.isnan(each) for each in (first, second)]
-        if words := unlike(without):
-            missing.append(f"{name} ({words})")
-        spread = np.nanstd(unit) if np.isfinite(unit).any() else 0.0
-        if any(each.all() for each in without) or spread <= ROUNDING * np.nanmax(np.abs(unit)):
+        found = [np.isfinite(each) for each in (first, second, unit)]
+        if found[2].sum() < LEAST or np.nanstd(unit) <= ROUNDING * np.nanmax(np.abs(unit)):
             left_out.append(name)
             continue
-        distances[name] = wasserstein_replicas((first, second), float(spread), weights)
+        if words := unlike([~each for each in found[:2]]):
+            missing.append(f"{name} ({words})")
         powers[name] = separation_replicas((first, second), quantile_bins(unit), weights)
+        if min(each.sum() for each in found) >= FEW:
+            distances[name] = wasserstein_replicas((first, second), np.nanstd(unit), weights)
     warnings = [
         f"{words}: {', '.join(names)}"
         for words, names in (
             ("generated and reference showers without energy for", missing),
-            ("nothing to compare, or always the same in the reference", left_out),
+            (f"fewer than {LEAST} showers of the reference, or all the same", left_out),
+            ("too few showers for a Wasserstein distance", sorted(set(powers) - set(distances))),
         )
         if names
     ]
+    nothing = np.full(1 + options.replicas, np.nan)
     return {
         metric: Measurement(
-            *with_spread(np.mean(list(found.values()), axis=0)),
+            *with_spread(np.mean(list(found.values()) or [nothing], axis=0)),
             KIND,
             details=parts(found),
             settings={"quantities": len(found), "replicas": options.replicas},

@@ -3,7 +3,7 @@
 The spectrum of all cells spans many orders of magnitude in number, too, so that its separation
 power is that of its lowest decade; each decade has therefore also one of its own, normalised within
 the decade. Bins are counted down from the hottest cell of the reference, ten to the decade, as far
-as the threshold of the cells or six decades; hotter cells count in the first bin.
+as the threshold of the cells or six decades; still hotter cells count in the hottest bin.
 """
 
 from __future__ import annotations
@@ -36,11 +36,7 @@ def spectrum_edges(largest: float, threshold: float) -> np.ndarray:
     if threshold < edges[0]:
         return edges
     above = edges[edges > threshold * (1 + 1e-9)]
-    return (
-        np.concatenate([[threshold], above])
-        if len(above)
-        else np.array([threshold, 2.0 * threshold])
-    )
+    return np.array([threshold, *above] if len(above) else [threshold, 2.0 * threshold])
 
 
 @numba.njit(cache=True)

@@ -22,7 +22,7 @@ import numpy as np
 
 from calostudy.calorimeter import Calorimeter, Layer
 from calostudy.metrics.measurement import Measurement, Options
-from calostudy.metrics.replicas import KIND, pair_weights, parts, with_spread
+from calostudy.metrics.replicas import FEW, KIND, pair_weights, parts, with_spread
 from calostudy.metrics.sample import Sample
 from calostudy.showers import Showers
 
@@ -84,11 +84,14 @@ def morans_i(showers: Showers, threshold: float) -> np.ndarray:
 
 
 def mean_morans_i(sample: Sample, weights: np.ndarray) -> np.ndarray:
-    """Mean over the showers that have one, per column of weights (N, R): (R, layers)."""
+    """Mean over the showers that have one, per column of weights (N, R): (R, layers).
+
+    NaN for a layer in which fewer than `FEW` showers have one.
+    """
     found = np.concatenate([morans_i(part, sample.entry.threshold) for part in sample.chunks()])
     has = np.isfinite(found)
-    with np.errstate(invalid="ignore"):
-        return weights.T @ np.where(has, found, 0.0) / (weights.T @ has)
+    enough = np.where(has.sum(axis=0) < FEW, np.nan, 1.0)
+    return weights.T @ np.where(has, found, 0.0) / np.maximum(weights.T @ has, 1.0) * enough
 
 
 def _log_cells(showers: Showers, threshold: float) -> np.ndarray:
@@ -152,7 +155,11 @@ def measure_texture(
     has = np.isfinite(apart[0])
     names = [f"layer {layer}" for layer in geometry.layer_ids]
     without = ", ".join(name for name, found in zip(names, has, strict=True) if not found)
-    warnings = (f"Moran's I: a sample has no energy at all in {without}",) if without else ()
+    warnings = (
+        (f"Moran's I: fewer than {FEW} showers of a sample have energy in {without}",)
+        if without
+        else ()
+    )
     pairs = frequent_pairs(ruler)
     one, two = (
         pair_correlations(sample, pairs, w) for sample, w in zip(samples, weights, strict=True)
