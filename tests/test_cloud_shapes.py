@@ -35,7 +35,13 @@ def clouds():
 
 
 @settings(max_examples=60, deadline=None)
-@given(points=st.lists(st.tuples(st.floats(0, 100), st.floats(0.01, 10)), min_size=1, max_size=200))
+@given(
+    points=st.lists(
+        st.tuples(st.integers(0, 10**6).map(lambda steps: steps / 1e4), st.floats(0.01, 10)),
+        min_size=1,
+        max_size=200,
+    )
+)
 def test_rings_rise_and_hold_no_more_than_their_share_and_one_distance(points):
     radius, energy = np.array(points).T
     edges = ring_edges(radius, energy)
