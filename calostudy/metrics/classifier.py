@@ -26,20 +26,17 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from tqdm import tqdm
 
 from calostudy.datasets import Dataset
 from calostudy.errors import DataError, UsageError
 from calostudy.metrics.features import LOG_FLOOR, high_level_features
 from calostudy.metrics.fitting import (
     Labelled,
-    deal,
     default_batch,
-    fit,
     network,
     scores,
-    seeded,
     steps,
+    trainings,
 )
 from calostudy.metrics.measurement import EPOCHS, Parts
 from calostudy.metrics.observables import EPSILON, observables
@@ -95,11 +92,13 @@ def default_hidden(entry: Dataset) -> int:
     return 512 if entry.calorimeter.file_format == "calogan" else 2048
 
 
-def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Binary cross entropy of logits (N, 1) and labels (N,)."""
     return binary_cross_entropy_with_logits(logits.squeeze(1), labels.float())
 
 
-def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of logits (N, 1) on the side of their labels (N,)."""
     return ((logits.squeeze(1) > 0) == (labels > 0)).double().mean().item()
 
 
@@ -222,6 +221,27 @@ def split_sizes(entry: Dataset, showers: int) -> tuple[int, int, int]:
     return train, test, showers - train - test
 
 
+def check_protocol(
+    generated: Showers, reference: Showers, repeats: int, epochs: int, batch: int | None
+) -> None:
+    """Refuse what cannot be split and trained on: UsageError, or DataError for the samples."""
+    if min(repeats, epochs) < 1 or (batch is not None and batch < 2):
+        raise UsageError(
+            f"classifier: {repeats} repeats of {epochs} epochs in batches of {batch}; "
+            "expected at least 1 repeat, 1 epoch and batches of 2"
+        )
+    if len(generated) != len(reference):
+        raise DataError(
+            f"classifier: {len(generated)} generated and {len(reference)} reference showers; "
+            "expected equal numbers, otherwise AUC and JSD are not those of the protocol"
+        )
+    if len(generated) < MINIMUM_SHOWERS:
+        raise DataError(
+            f"classifier: {len(generated)} showers per class are too few to split into training, "
+            f"test and validation; expected at least {MINIMUM_SHOWERS}"
+        )
+
+
 def classify(
     generated: Showers,
     reference: Showers,
@@ -247,21 +267,7 @@ def classify(
     """
     if inputs not in INPUTS:
         raise UsageError(f"classifier inputs {inputs!r}: expected one of {', '.join(INPUTS)}")
-    if min(repeats, epochs) < 1 or (batch is not None and batch < 2):
-        raise UsageError(
-            f"classifier: {repeats} repeats of {epochs} epochs in batches of {batch}; "
-            "expected at least 1 repeat, 1 epoch and batches of 2"
-        )
-    if len(generated) != len(reference):
-        raise DataError(
-            f"classifier: {len(generated)} generated and {len(reference)} reference showers; "
-            "expected equal numbers, otherwise AUC and JSD are not those of the protocol"
-        )
-    if len(generated) < MINIMUM_SHOWERS:
-        raise DataError(
-            f"classifier: {len(generated)} showers per class are too few to split into training, "
-            f"test and validation; expected at least {MINIMUM_SHOWERS}"
-        )
+    check_protocol(generated, reference, repeats, epochs, batch)
     hidden = None if inputs == "resnet" else hidden or default_hidden(entry)
     sizes = split_sizes(entry, len(generated))
     batch = batch or default_batch(sizes[0])
@@ -272,27 +278,23 @@ def classify(
         if not bool(torch.isfinite(array).all()):
             raise DataError(f"classifier: the {label} showers give inputs that are not finite")
 
-    build = _builder(entry, features[0].shape[1], hidden)
     probabilities, rows = [], []
-    with tqdm(
-        total=repeats * epochs, desc=f"classifier ({inputs})", disable=None if progress else True
-    ) as bar:
-        for repeat in range(repeats):
-            seeds = np.random.SeedSequence([seed, repeat]).generate_state(3)
-            (train, test, validation), dealt = deal(features, sizes, int(seeds[0]), device)
-            model = fit(
-                seeded(build, int(seeds[1])).float().to(device),
-                train,
-                test,
-                loss=_loss,
-                quality=_accuracy,
-                epochs=epochs,
-                batch=batch,
-                seed=int(seeds[2]),
-                bar=bar,
-            )
-            probabilities.append(_calibrated(model, test, validation))
-            rows.append(dealt[-1].ravel())
+    for training in trainings(
+        features,
+        sizes,
+        _builder(entry, features[0].shape[1], hidden),
+        loss=loss,
+        quality=accuracy,
+        repeats=repeats,
+        epochs=epochs,
+        batch=batch,
+        seed=seed,
+        device=device,
+        title=f"classifier ({inputs})",
+        progress=progress,
+    ):
+        probabilities.append(_calibrated(training.model, training.test, training.validation))
+        rows.append(training.rows.ravel())
     labels = np.repeat([0, 1], sizes[2])
     return Classification(
         *(np.array([score(p, labels) for p in probabilities]) for score in SCORES.values()),

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,18 @@ AT_ONCE = 250  # showers scored together; more would not be faster, and the ResN
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
 """Inputs (N, features) and labels (N,)."""
+
+
+class Training(NamedTuple):
+    """A trained network, and the showers of the split that it came from.
+
+    rows: of the validation showers in the samples of their classes (classes, V).
+    """
+
+    model: nn.Module
+    test: Labelled
+    validation: Labelled
+    rows: np.ndarray
 
 
 def network(features: int, hidden: int, depth: int = 3, outputs: int = 1) -> nn.Sequential:
@@ -51,34 +64,6 @@ def steps(showers: int, batch: int) -> int:
     return math.ceil(showers / batch)
 
 
-def deal(
-    features: Sequence[torch.Tensor], sizes: tuple[int, ...], seed: int, device: str
-) -> tuple[list[Labelled], list[np.ndarray]]:
-    """Shuffle each class and deal it to the parts of the protocol.
-
-    features: (N, d) of each class, which is labelled by its place. sizes: showers of each class in
-    each part. Returns the parts and the rows (classes, size) of the showers in them.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    deals = [
-        torch.randperm(len(x), generator=generator)[: sum(sizes)].split(sizes) for x in features
-    ]
-    parts, rows = [], []
-    for chosen in zip(*deals, strict=True):
-        x = torch.cat([array[part] for array, part in zip(features, chosen, strict=True)])
-        y = torch.arange(len(features)).repeat_interleave(len(chosen[0]))
-        parts.append((x.to(device), y.to(device)))
-        rows.append(torch.stack(chosen).numpy())
-    return parts, rows
-
-
-def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A network with the initial weights of a seed; global random numbers stay as they are."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
-
-
 @torch.no_grad()
 def scores(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Logits (N, outputs) of the trained network: batch normalisation uses what it has learnt."""
@@ -86,7 +71,7 @@ def scores(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([model(part) for part in x.split(AT_ONCE)])
 
 
-def fit(
+def _fit(
     model: nn.Module,
     train: Labelled,
     test: Labelled,
@@ -97,8 +82,8 @@ def fit(
     batch: int,
     seed: int,
     bar: tqdm,
-) -> nn.Module:
-    """Train, and return the model as it was at the epoch with the best quality on `test`.
+) -> None:
+    """Train, and leave the model as it was at the epoch with the best quality on `test`.
 
     loss, quality: of logits (N, outputs) and labels (N,). A quality of 1 is perfect and ends the
     training.
@@ -124,4 +109,61 @@ def fit(
             bar.update(epochs - 1 - epoch)
             break
     model.load_state_dict(state)
-    return model
+
+
+def trainings(
+    features: Sequence[torch.Tensor],
+    sizes: tuple[int, int, int],
+    build: Callable[[], nn.Module],
+    *,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    quality: Callable[[torch.Tensor, torch.Tensor], float],
+    repeats: int,
+    epochs: int,
+    batch: int,
+    seed: int,
+    device: str,
+    title: str,
+    progress: bool,
+) -> Iterator[Training]:
+    """Repeated trainings, each with another split and other initial weights.
+
+    features: (N, d) of each class, which is labelled by its place. sizes: showers of each class for
+    training, test and validation. build: makes an untrained network. Global random numbers stay as
+    they are.
+    """
+    with tqdm(total=repeats * epochs, desc=title, disable=None if progress else True) as bar:
+        for repeat in range(repeats):
+            seeds = np.random.SeedSequence([seed, repeat]).generate_state(3)
+            train, test, validation, rows = _dealt(features, sizes, int(seeds[0]), device)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(seeds[1]))
+                model = build().to(device)
+            _fit(
+                model,
+                train,
+                test,
+                loss=loss,
+                quality=quality,
+                epochs=epochs,
+                batch=batch,
+                seed=int(seeds[2]),
+                bar=bar,
+            )
+            yield Training(model, test, validation, rows)
+
+
+def _dealt(
+    features: Sequence[torch.Tensor], sizes: tuple[int, int, int], seed: int, device: str
+) -> tuple[Labelled, Labelled, Labelled, np.ndarray]:
+    """Shuffle each class and deal it to training, test and validation; and rows of the latter."""
+    generator = torch.Generator().manual_seed(seed)
+    deals = [
+        torch.randperm(len(x), generator=generator)[: sum(sizes)].split(sizes) for x in features
+    ]
+    parts = []
+    for rows in zip(*deals, strict=True):
+        x = torch.cat([array[part] for array, part in zip(features, rows, strict=True)])
+        y = torch.arange(len(features)).repeat_interleave(len(rows[0]))
+        parts.append((x.to(device), y.to(device)))
+    return *parts, torch.stack(rows).numpy()

@@ -25,20 +25,17 @@ import numpy as np
 import torch
 from scipy.stats import ks_2samp
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from calostudy.datasets import Dataset
 from calostudy.errors import DataError, UsageError
 from calostudy.metrics.classifier import MINIMUM_SHOWERS, low_level, split_sizes
 from calostudy.metrics.fitting import (
     STEPS_PER_EPOCH,
-    deal,
     default_batch,
-    fit,
     network,
     scores,
-    seeded,
     steps,
+    trainings,
 )
 from calostudy.metrics.sample import check
 from calostudy.showers import Showers
@@ -163,31 +160,27 @@ def rank(
     geant4 = torch.from_numpy(low_level(reference, entry)).to(device)
 
     posterior, cross = [], []
-    with tqdm(total=repeats * epochs, desc="ranking", disable=None if progress else True) as bar:
-        for repeat in range(repeats):
-            seeds = np.random.SeedSequence([seed, repeat]).generate_state(3)
-            (train, test, validation), _ = deal(features, sizes, int(seeds[0]), device)
-            model = seeded(
-                lambda: network(geant4.shape[1], hidden, LAYERS, len(samples)), int(seeds[1])
-            ).to(device)
-            fit(
-                model,
-                train,
-                test,
-                loss=cross_entropy,
-                quality=lambda x, y: -cross_entropy(x, y).item(),
-                epochs=epochs,
-                batch=batch,
-                seed=int(seeds[2]),
-                bar=bar,
-            )
-            per_shower = _log_posteriors(model, geant4)
-            posterior.append(per_shower.mean(axis=0))
-            held_out = _log_posteriors(model, validation[0])
-            cross.append(held_out.reshape(len(samples), -1, len(samples)).mean(axis=1))
+    for training in trainings(
+        features,
+        sizes,
+        lambda: network(geant4.shape[1], hidden, LAYERS, len(samples)),
+        loss=cross_entropy,
+        quality=lambda logits, labels: -cross_entropy(logits, labels).item(),
+        repeats=repeats,
+        epochs=epochs,
+        batch=batch,
+        seed=seed,
+        device=device,
+        title="ranking",
+        progress=progress,
+    ):
+        per_shower = _log_posteriors(training.model, geant4)
+        posterior.append(per_shower.mean(axis=0))
+        held_out = _log_posteriors(training.model, training.validation[0])
+        cross.append(held_out.reshape(len(samples), -1, len(samples)).mean(axis=1))
     warnings = _sample_warnings(samples, reference)
     published = EPOCHS * STEPS_PER_EPOCH * len(samples)
-    taken = epochs * steps(len(train[0]), batch)
+    taken = epochs * steps(len(samples) * sizes[0], batch)
     if taken < TRUSTED * published:
         warnings.append(
             f"ranking: {taken:,} steps of the optimiser with {sizes[0]} showers of each model, "
