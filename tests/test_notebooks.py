@@ -29,6 +29,10 @@ SMALL = {
             "repeats": 1,
         },
     ),
+    "power-gamma": (
+        "power",
+        {"dataset": "calogan-gamma", "n": 100, "trials": 1, "metrics": "pcc,wasserstein"},
+    ),
     "hardware-double": (
         "hardware",
         {
@@ -83,7 +87,7 @@ def test_a_notebook_runs_with_other_parameters(kind, parameters, tmp_path, check
     executed = nbformat.read(page, as_version=4)
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(figures) >= {"dataset": 13, "model": 6, "hardware": 1}[kind]
+    assert len(figures) >= {"dataset": 13, "model": 6, "power": 8, "hardware": 1}[kind]
     title = executed.cells[0].source.splitlines()[0]
     assert title == f"# {WALKS[kind](**chosen).title()}"
     found = load_results(tmp_path / "results")
@@ -121,8 +125,9 @@ def test_a_failing_notebook_leaves_no_page_but_what_it_reached(tmp_path, checkou
         ("dataset", {"dataset": "ds2", "n": -1}, "n"),
         ("model", {"model": "calomaybe", "dataset": "ds2"}, "calomaybe"),
         ("hardware", {"model": "caloflow-teacher", "dataset": "ds2", "target": "abacus"}, "abacus"),
+        ("power", {"dataset": "ds2", "metrics": "pcc, entropy"}, "entropy"),
     ],
-    ids=["dataset", "unknown parameter", "number", "model", "target"],
+    ids=["dataset", "unknown parameter", "number", "model", "target", "metric"],
 )
 def test_impossible_parameters_are_refused_before_anything_runs(kind, parameters, told, tmp_path):
     with pytest.raises(UsageError, match=told):
@@ -133,5 +138,5 @@ def test_impossible_parameters_are_refused_before_anything_runs(kind, parameters
 @pytest.mark.parametrize("profile", ["embedded", "paper"])
 def test_every_line_of_the_study_is_possible(profile, checkout):
     jobs = load_jobs(checkout / "study.yml", profile)
-    assert {job.kind for job in jobs.values()} == {"dataset", "model", "hardware"}
+    assert {job.kind for job in jobs.values()} == set(WALKS)
     assert all(name == job.name and name.startswith(job.kind) for name, job in jobs.items())

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from toy_showers import toy_showers
 
-from calostudy import power, tables
+from calostudy import plots, power, tables
+from calostudy.datasets import dataset
 from calostudy.errors import DataError, UsageError
 from calostudy.metrics import METRICS, Options, Sample
 from calostudy.metrics.defects import DEFECTS
@@ -20,6 +22,7 @@ from calostudy.metrics.discrimination import (
 )
 from calostudy.power import KEY, Plan, Pool, compare, measure, read_power
 from calostudy.showers import write
+from calostudy.walks import PowerWalk
 
 QUICK = Plan(
     metrics=("pcc", "wasserstein"), defects=("energy_scale", "mode_dropped"), sizes=(20,), trials=2
@@ -201,6 +204,7 @@ def test_a_metric_that_never_changes_sees_nothing_or_everything():
     same = np.ones(4)
     assert discrimination(same, same) == 0
     assert discrimination(2 * same, same) == np.inf
+    assert discrimination(same / 2, same) == -np.inf
 
 
 @pytest.mark.parametrize(
@@ -250,3 +254,75 @@ def test_the_shipped_table_is_what_the_code_gives():
     for line in lines:
         expected = own[tuple(line[name] for name in key)]
         assert float(line["value"]) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> pd.DataFrame:
+    return PowerWalk(dataset="calogan-eplus").shipped()
+
+
+def test_the_shipped_study_says_what_its_page_says(shipped):
+    """The prose of notebooks/power.ipynb, claim by claim."""
+    found = PowerWalk.nominal(shipped)
+    seen = first_seen(found, "showers").pivot(index="metric", columns="defect", values="seen_from")
+    untrained = seen.loc[[name for name in seen.index if not name.startswith(power.TRAINED)]]
+    sees = untrained.notna()
+    assert set(sees.index[sees.all(axis=1)]) == {"separation_power", "wasserstein"}
+    physics, neighbours = ["fpd", "kpd"], ["precision", "recall", "density", "coverage"]
+    of_cells = ["pcc", "pcc_neighbours", "morans_i"]
+    assert not sees.loc[[*physics, *neighbours, *of_cells], "energy_scale"].any()
+    assert (seen.loc[["mean_response", "chi2_response"], "energy_scale"] == 250).all()
+    assert not sees.loc[[*physics, *of_cells], "layer_shuffled_alike"].any()
+    assert np.isnan(seen.loc["auc_high", "layer_shuffled_alike"])
+    assert (seen.loc[["rms_response", "chi2_response"], "layer_shuffled_alike"] == 250).all()
+    assert not sees.loc[neighbours, "mode_dropped"].any()
+    assert seen["mode_dropped"].min() > seen.drop(columns="mode_dropped").min().max()
+    assert seen["mode_dropped"].idxmin() == "separation_power"
+    d = found.pivot_table("d", ["showers", "metric"], "defect")
+    permuted = d.loc[5000, "cells_permuted"]
+    assert permuted[physics].min() > 10 * permuted.drop(physics).max()
+    assert sees.loc["separation_groups"].sum() == 1
+    assert d.loc[(1000, "auc_low"), "energy_scale"] < SEEN
+
+
+def test_figures_and_tables_show_every_metric_and_defect(shipped):
+    nominal, scan = PowerWalk.nominal(shipped), PowerWalk.scan(shipped)
+    seen = first_seen(nominal, "showers")
+    matrix = plots.seen_matrix(seen)
+    matrix.canvas.draw()
+    words = [text.get_text() for text in matrix.axes[0].texts]
+    assert len(words) == nominal["metric"].nunique() * len(DEFECTS)
+    assert "≤ 250" in words
+    for figure in (plots.power_by_showers(nominal), plots.power_by_strength(scan)):
+        figure.canvas.draw()
+        drawn = [axis for axis in figure.axes if axis.get_visible()]
+        assert len(drawn) == len(DEFECTS)
+        assert all("separation power" in [t.get_text() for t in axis.texts] for axis in drawn)
+    rows = tables.seen_rows(first_seen(scan, "strength"))
+    assert [row["metric"] for row in rows] == [m for m in METRICS if m in set(scan["metric"])]
+    assert rows[0]["energy scale off"] == "≤ 0.125"
+    beside = tables.beside_rows(nominal[nominal["showers"] == 1000], scan)
+    assert all(set(row) == {"metric", *(d.title for d in DEFECTS.values())} for row in beside)
+    for defect in DEFECTS.values():
+        assert defect.at() in PowerWalk.conclusions(nominal)
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("name", "defect"),
+    [
+        ("calogan-piplus", "energy_scale"),
+        ("ds1-photons", "mode_dropped"),
+        ("ds2", "cells_permuted"),
+    ],
+)
+def test_a_picture_of_a_defect_is_drawn_for_any_calorimeter(name, defect, monkeypatch):
+    entry = dataset(name)
+    showers = toy_showers(name, 60, 1)
+    pool = Pool(entry, showers, Sample.of(showers, entry))
+    walk = PowerWalk(dataset=name, n=50)
+    monkeypatch.setitem(walk.__dict__, "pool", replace(pool, showers=toy_showers(name, 100, 1)))
+    figure = plots.defect_picture(*walk.planted(defect))
+    figure.canvas.draw()
+    assert figure.get_suptitle() == DEFECTS[defect].at()
+    plt.close(figure)

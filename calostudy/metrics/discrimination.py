@@ -1,10 +1,10 @@
 """How clearly a metric sees a planted defect: its shift in units of what Geant4 alone gives.
 
 From a table with one line per comparison: columns dataset, defect (`NONE` without one), strength,
-metric, showers, trial, value. With the same showers before and after planting, the shift knows
-little of the scatter between draws; its unit is that scatter, of single comparisons without a
-defect. A discrimination of 3 therefore means: one comparison of this size, with this defect, comes
-out 3 standard deviations from where two Geant4 samples do.
+metric, showers, trial, value. Each trial has the same showers without and with the defect, so that
+the shift knows little of the scatter between draws; its unit is that scatter, of single comparisons
+without a defect. A discrimination of 3 therefore means: one comparison of this size, with this
+defect, comes out 3 standard deviations from where two Geant4 samples do.
 """
 
 from __future__ import annotations
@@ -24,30 +24,26 @@ COLUMNS = [
 ]
 
 
-def discrimination(planted: np.ndarray, null: np.ndarray) -> float:
-    """Difference of the means over the standard deviation of `null`, of values (T,) and (U,).
+def discrimination(planted: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Mean shift in standard deviations of `null`, of values (..., T) of the same trials: (...).
 
-    Infinite, or 0 for equal means, where all of `null` are the same.
+    planted is NaN for trials without the defect, which count in the standard deviation alone.
+    Infinite, or 0 for no shift, where all of `null` are the same.
 
-    >>> discrimination(np.array([5.0, 7.0]), np.array([1.0, 2.0, 3.0]))
-    4.0
+    >>> float(discrimination(np.array([5.0, 7.0, np.nan]), np.array([1.0, 2.0, 3.0])))
+    4.5
     """
-    shift, unit = planted.mean() - null.mean(), null.std(ddof=1)
-    if unit > 0:
-        return float(shift / unit)
-    return float(np.sign(shift) * np.inf) if shift else 0.0
+    shift = np.nanmean(planted - null, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(shift == 0, 0.0, shift / null.std(axis=-1, ddof=1))
 
 
 def _bootstrap(planted: np.ndarray, null: np.ndarray, rng: np.random.Generator) -> float:
-    """Half the central 68 % of the discrimination over redrawn trials, those (U,) of `null`.
-
-    planted (U,) is NaN for trials without the defect.
-    """
+    """Half the central 68 % of the discrimination over redrawn trials (T,)."""
     drawn = rng.integers(0, len(null), size=(REPLICAS, len(null)))
     drawn = drawn[np.isfinite(planted[drawn]).any(axis=1) & (drawn != drawn[:, :1]).any(axis=1)]
-    unit = null[drawn].std(axis=1, ddof=1)
-    shift = np.nanmean(planted[drawn], axis=1) - null[drawn].mean(axis=1)
-    values = shift[unit > 0] / unit[unit > 0]
+    values = discrimination(planted[drawn], null[drawn])
+    values = values[np.isfinite(values)]
     return float(np.diff(np.quantile(values, (0.16, 0.84)))[0] / 2) if values.size else float("nan")
 
 
@@ -55,30 +51,29 @@ def discriminations(table: pd.DataFrame) -> pd.DataFrame:
     """One line per dataset, metric, number of showers, defect and strength.
 
     d: the discrimination, of metrics whose values can differ on both sides its size. uncertainty:
-    half the central 68 % of a bootstrap over trials, each with its pair of samples. value, null:
-    the means; scatter: the standard deviation without a defect; trials, nulls: how many.
+    half the central 68 % of a bootstrap over trials. value, null: the means with the defect and
+    without any; scatter: the standard deviation without; trials, nulls: how many.
     What has fewer than two comparisons without a defect is left out.
     """
     rng = np.random.default_rng(0)
     rows = []
     for key, own in table.groupby(GROUP, sort=False):
-        without = own[own["defect"] == NONE]
-        trials, null = (without[name].to_numpy() for name in ("trial", "value"))
+        null = own[own["defect"] == NONE].set_index("trial")["value"]
         if len(null) < 2:
             continue
-        sides = np.abs if key[1] in TWO_SIDED else float
-        planted_lines = own[own["defect"] != NONE]
-        for (defect, strength), lines in planted_lines.groupby(["defect", "strength"], sort=False):
-            by_trial = lines.set_index("trial")["value"]
-            planted = by_trial.to_numpy()
-            d = discrimination(planted, null)
-            aligned = by_trial.reindex(trials).to_numpy()
+        planted = own[own["defect"] != NONE]
+        for (defect, strength), lines in planted.groupby(["defect", "strength"], sort=False):
+            pair = lines.set_index("trial")["value"].reindex(null.index).to_numpy(), null.to_numpy()
+            if np.isnan(pair[0]).all():
+                continue
+            d = float(discrimination(*pair))
             rows.append(
                 dict(zip(GROUP, key, strict=True))
-                | {"defect": defect, "strength": strength, "d": float(sides(d))}
-                | {"uncertainty": _bootstrap(aligned, null, rng), "value": planted.mean()}
+                | {"defect": defect, "strength": strength}
+                | {"d": abs(d) if key[1] in TWO_SIDED else d}
+                | {"uncertainty": _bootstrap(*pair, rng), "value": lines["value"].mean()}
                 | {"null": null.mean(), "scatter": null.std(ddof=1)}
-                | {"trials": len(planted), "nulls": len(null)}
+                | {"trials": len(lines), "nulls": len(null)}
             )
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -81,15 +82,15 @@ def seen_matrix(seen: pd.DataFrame) -> Figure:
     """From how many showers on each metric sees each defect; the table is of `first_seen`."""
     metrics = _in_order(seen["metric"])
     defects = [name for name in DEFECTS if name in set(seen["defect"])]
-    by_pair = seen.set_index(["defect", "metric"])
-    numbers = by_pair["seen_from"].unstack().reindex(index=defects, columns=metrics)
-    words = by_pair.apply(in_words, axis=1).unstack().reindex(index=defects, columns=metrics)
+    by_pair = seen.set_index(["metric", "defect"])
+    numbers = by_pair["seen_from"].unstack().reindex(index=metrics, columns=defects)
+    words = by_pair.apply(in_words, axis=1).unstack().reindex(index=metrics, columns=defects)
+    low, high = np.log2(seen["tried_from"].min()), np.log2(seen["tried_to"].max())
     figure, axis = plt.subplots(
-        figsize=(2.6 + 0.72 * len(metrics), 1.6 + 0.62 * len(defects)), layout="constrained"
+        figsize=(2.0 + 1.15 * len(defects), 1.4 + 0.4 * len(metrics)), layout="constrained"
     )
     axis.set_facecolor("#e9ecef")
     axis.grid(False)
-    low, high = np.log2(seen["tried_from"].min()), np.log2(seen["tried_to"].max())
     seaborn.heatmap(
         np.log2(numbers),
         ax=axis,
@@ -99,31 +100,31 @@ def seen_matrix(seen: pd.DataFrame) -> Figure:
         linewidths=1,
         cbar=False,
     )
-    for row, defect in enumerate(defects):
-        for column, metric in enumerate(metrics):
-            value, text = numbers.loc[defect, metric], words.loc[defect, metric]
+    for row, metric in enumerate(metrics):
+        for column, defect in enumerate(defects):
+            value, text = numbers.loc[metric, defect], words.loc[metric, defect]
             dark = np.isfinite(value) and np.log2(value) < (low + high) / 2
             axis.text(
                 column + 0.5,
                 row + 0.5,
-                "" if pd.isna(text) else text.replace(", ", "\n"),
+                "" if pd.isna(text) else text.replace("not seen, ", ""),
                 ha="center",
                 va="center",
-                fontsize=8.5,
+                fontsize=9,
                 color="white" if dark else INK,
             )
     axis.set(xlabel="", ylabel="")
-    axis.tick_params(length=0)
-    axis.set_xticks(np.arange(len(metrics)) + 0.5, [_words(m) for m in metrics], rotation=45)
-    plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
-    axis.set_yticks(
-        np.arange(len(defects)) + 0.5,
-        [DEFECTS[d].at().replace(": ", "\n") for d in defects],
-        rotation=0,
-    )
+    axis.tick_params(length=0, labelsize=9.5)
+    axis.xaxis.tick_top()
+    wrapped = [
+        "\n".join(textwrap.wrap(DEFECTS[name].at().replace(" %", "\N{NO-BREAK SPACE}%"), 15))
+        for name in defects
+    ]
+    axis.set_xticks(np.arange(len(defects)) + 0.5, wrapped)
+    axis.set_yticks(np.arange(len(metrics)) + 0.5, [_words(name) for name in metrics], rotation=0)
     axis.set_title(
-        f"showers in each sample from which on a defect is seen (d ≥ {SEEN:g}); "
-        f"not seen: d with {seen['tried_to'].max():,}"
+        f"showers in each sample from which on d ≥ {SEEN:g};\n"
+        f"grey: not with {seen['tried_to'].max():,} showers, but with this d"
     )
     return figure
 
@@ -135,6 +136,7 @@ def _words(metric: str) -> str:
 def power_by_showers(found: pd.DataFrame) -> Figure:
     """Discrimination against the showers in each sample, a panel per defect, a line per metric.
 
+    Metrics that see the defect nowhere are grey and have no name.
     found: of `discriminations`, of one strength for each defect.
     """
     return _curves(found, "showers", "showers in each sample")
@@ -143,6 +145,7 @@ def power_by_showers(found: pd.DataFrame) -> Figure:
 def power_by_strength(found: pd.DataFrame) -> Figure:
     """Discrimination against the strength, a panel per defect, a line per metric.
 
+    Metrics that see the defect nowhere are grey and have no name.
     found: of `discriminations`, of one number of showers.
     """
     return _curves(found, "strength", "")
@@ -169,7 +172,7 @@ def _curves(found: pd.DataFrame, by: str, xlabel: str) -> Figure:
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(5.4 * columns, 0.6 + rows * (1.6 + 0.17 * len(metrics))),
+        figsize=(5.4 * columns, 0.6 + rows * (1.6 + 0.14 * len(metrics))),
         squeeze=False,
         sharey=True,
         layout="constrained",
@@ -180,9 +183,10 @@ def _curves(found: pd.DataFrame, by: str, xlabel: str) -> Figure:
         ends = {}
         for metric, (colour, style) in looks.items():
             line = own[own["metric"] == metric].sort_values(by)
-            if line.empty:
-                continue
             d = line["d"].clip(*RANGE)
+            if not (line["d"] >= SEEN).any():
+                axis.plot(line[by], d, "-", color=GEANT4, lw=0.7)
+                continue
             axis.plot(line[by], d, style, color=colour, marker="o", ms=3, lw=1.4)
             low, high = ((line["d"] + sign * line["uncertainty"]).clip(*RANGE) for sign in (-1, 1))
             axis.fill_between(line[by], low, high, color=colour, alpha=0.12, lw=0)
@@ -203,10 +207,12 @@ def _curves(found: pd.DataFrame, by: str, xlabel: str) -> Figure:
 
 def _label_ends(axis: Axes, ends: Mapping[str, tuple[float, float]], looks: Mapping) -> None:
     """Names of the lines at their right ends, moved apart where they would overlap."""
+    if not ends:
+        return
     low, high = np.log(axis.get_ylim())
     order = sorted(ends, key=lambda metric: ends[metric][1])
     wanted = np.array([(np.log(ends[metric][1]) - low) / (high - low) for metric in order])
-    gaps = np.arange(len(order)) * min(0.075, 1 / len(order))
+    gaps = np.arange(len(order)) * min(0.055, 1 / len(order))
     # The nearest places that keep the order with at least these gaps.
     places = np.clip(isotonic_regression(wanted - gaps).x, 0, 1 - gaps[-1]) + gaps
     for metric, place in zip(order, places, strict=True):

@@ -126,13 +126,12 @@ class PowerWalk(Walk):
             best = ", ".join(
                 f"`{r.metric}` (d = {r.d:,.{int(r.d < CLEAR)}f})" for r in clearest.itertuples()
             )
-            blind = seen[seen["seen_from"].isna()]
-            unseen = ", ".join(f"`{r.metric}`" for r in blind.itertuples())
-            lines.append(
-                f"- **{DEFECTS[defect].at()}**: "
-                + (f"seen with {fewest:,.0f} showers by {best}" if best else "not seen")
-                + (f"; not with {seen['tried_to'].max():,} by {unseen}." if unseen else ".")
-            )
+            words = [f"seen with {fewest:,.0f} showers by {best}" if best else "not seen"]
+            for most, blind in seen[seen["seen_from"].isna()].groupby("tried_to"):
+                words.append(
+                    f"not with {most:,} by " + ", ".join(f"`{m}`" for m in blind["metric"])
+                )
+            lines.append(f"- **{DEFECTS[defect].at()}**: {'; '.join(words)}.")
         return "\n".join(lines)
 
     def save(self, found: pd.DataFrame) -> None:
