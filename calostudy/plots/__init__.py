@@ -3,6 +3,7 @@
 Geant4 is always the filled grey histogram or dark points, a surrogate a coloured line.
 """
 
+from calostudy.plots import evaluation
 from calostudy.plots.comparison import (
     cell_spectrum,
     energy_response,
@@ -51,6 +52,7 @@ __all__ = [
     "cross_check",
     "defect_picture",
     "energy_response",
+    "evaluation",
     "event_displays",
     "front_view",
     "in_space",

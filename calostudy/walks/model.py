@@ -119,16 +119,16 @@ class ModelWalk(Walk):
             repeats=self.repeats,
             seed=self.seed,
             floor=load(self.dataset, "train", rows=slice(0, len(geant4))),
+            by_energy=True,
         )
 
-    def observables(self, samples: Mapping[str, Showers]) -> dict[str, dict[str, np.ndarray]]:
-        """Sample -> observable -> values (N,), as they are histogrammed."""
-        return {name: Sample.of(s, self.entry).distributions for name, s in samples.items()}
+    def compared(self, samples: Mapping[str, Showers]) -> dict[str, Sample]:
+        """The same showers with all that metrics and figures derive from them."""
+        return {name: Sample.of(showers, self.entry) for name, showers in samples.items()}
 
-    def edges(self, observables: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Bin edges of every observable, decided by the first sample, the reference."""
-        reference = next(iter(observables.values()))
-        return {name: binning(name, self.entry, v).edges for name, v in reference.items()}
+    def edges(self, reference: Sample) -> dict[str, np.ndarray]:
+        """Bin edges of every observable, decided by the reference."""
+        return {n: binning(n, self.entry, v).edges for n, v in reference.distributions.items()}
 
     @staticmethod
     def separation_rows(scores: list[Score], most: int = 20) -> list[dict[str, Any]]:
