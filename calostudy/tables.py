@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from calostudy.datasets import DATASETS
@@ -293,13 +292,19 @@ def parameters_table() -> list[dict[str, str]]:
     ]
 
 
-def seen_rows(seen: pd.DataFrame) -> list[dict[str, str]]:
-    """One row per metric: from where on it sees each defect; the table is of `first_seen`."""
+def threshold_rows(seen: pd.DataFrame) -> list[dict[str, str]]:
+    """One row per metric: the strength from which on it sees each defect.
+
+    seen: of `first_seen` by strength.
+    """
     words = seen.assign(words=seen.apply(in_words, axis=1))
-    by_metric = words.pivot_table("words", "metric", "defect", aggfunc="first")
+    by_metric = words.pivot(index="metric", columns="defect", values="words")
     return [
         {"metric": metric}
-        | {DEFECTS[name].title: by_metric.loc[metric].get(name, "-") for name in DEFECTS}
+        | {
+            f"{d.title}, {d.unit}": by_metric.loc[metric].get(name, "-")
+            for name, d in DEFECTS.items()
+        }
         for metric in METRICS
         if metric in by_metric.index
     ]
@@ -308,19 +313,21 @@ def seen_rows(seen: pd.DataFrame) -> list[dict[str, str]]:
 def beside_rows(found: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, str]]:
     """One row per metric: discrimination of each defect, and in brackets that of another table.
 
-    Both are of `discriminations`, with one number of showers.
+    Both are of `discriminations`, with one number of showers and one strength of each defect.
     """
-    keys = ["metric", "defect", "strength"]
-    both = found.merge(other, on=keys, how="left", suffixes=("", "_other"))
-    return [
-        {"metric": metric}
-        | {
-            DEFECTS[row.defect].title: plus_minus(row.d, row.uncertainty)
-            + (f" ({row.d_other:.3g})" if np.isfinite(row.d_other) else "")
-            for row in own.itertuples()
-        }
-        for metric, own in both.groupby("metric", sort=False)
-    ]
+    pairs = {(row.metric, row.defect): row.d for row in other.itertuples()}
+    rows: dict[str, dict[str, str]] = {name: {"metric": name} for name in METRICS}
+    for row in found.itertuples():
+        words = f"{_rounded(row.d)} ± {_rounded(row.uncertainty)}"
+        if (row.metric, row.defect) in pairs:
+            words += f" ({_rounded(pairs[row.metric, row.defect])})"
+        rows[row.metric][DEFECTS[row.defect].title] = words
+    return [row for row in rows.values() if len(row) > 1]
+
+
+def _rounded(value: float) -> str:
+    """With a decimal below 100, and no minus before a nought."""
+    return f"{value:,.{int(abs(value) < 100)}f}".replace("-0.0", "0.0")
 
 
 def curve_rows(table: pd.DataFrame) -> list[dict[str, str]]:

@@ -298,11 +298,15 @@ def test_figures_and_tables_show_every_metric_and_defect(shipped):
         drawn = [axis for axis in figure.axes if axis.get_visible()]
         assert len(drawn) == len(DEFECTS)
         assert all("separation power" in [t.get_text() for t in axis.texts] for axis in drawn)
-    rows = tables.seen_rows(first_seen(scan, "strength"))
+    rows = tables.threshold_rows(first_seen(scan, "strength"))
     assert [row["metric"] for row in rows] == [m for m in METRICS if m in set(scan["metric"])]
-    assert rows[0]["energy scale off"] == "≤ 0.125"
-    beside = tables.beside_rows(nominal[nominal["showers"] == 1000], scan)
-    assert all(set(row) == {"metric", *(d.title for d in DEFECTS.values())} for row in beside)
+    assert rows[0]["energy scale off, %"] == "≤ 0.125"
+    thousand, more = (nominal[nominal["showers"] == n] for n in (1000, 2500))
+    beside = {row["metric"]: row for row in tables.beside_rows(thousand, more)}
+    titles = {defect.title for defect in DEFECTS.values()}
+    assert all(set(row) == {"metric", *titles} for row in beside.values())
+    assert beside["pcc"]["energy scale off"] == "0.0 ± 0.0 (0.0)"
+    assert "(" not in beside["auc_low"]["energy scale off"]  # not with 2,500
     for defect in DEFECTS.values():
         assert defect.at() in PowerWalk.conclusions(nominal)
     plt.close("all")
