@@ -72,6 +72,7 @@ class Plan:
     seed: int = 1
 
     def __post_init__(self):
+        catalogue_entry(self.dataset)
         for what, names, known in (
             ("metrics", self.metrics, METRICS),
             ("defects", self.defects, DEFECTS),
@@ -83,8 +84,9 @@ class Plan:
             raise UsageError("trials and numbers of showers: expected 1 at least")
 
     @property
-    def entry(self) -> Dataset:
-        return catalogue_entry(self.dataset)
+    def functions(self) -> list[Callable]:
+        """Of the metrics, each once: some give several."""
+        return list(dict.fromkeys(METRICS[name] for name in self.metrics))
 
     def draws(self) -> Iterator[tuple[int, int, list[Planted]]]:
         """Each draw of showers: their number, the trial, and what is planted into it."""
@@ -210,15 +212,14 @@ def measure(plan: Plan, out: str | Path, progress: bool = True) -> Path:
         UsageError: more showers in a trial than there are.
     """
     out = Path(out)
-    functions = list(dict.fromkeys(METRICS[name] for name in plan.metrics))
-    names = {f: {name for name, other in METRICS.items() if other is f} for f in functions}
+    names = {f: {n for n, other in METRICS.items() if other is f} for f in plan.functions}
     table = read_power(out)
     table = table[(table["dataset"] == plan.dataset) & (table["seed"] == plan.seed)]
     there = table.groupby(["showers", "trial", "defect", "strength"])["metric"].agg(set).to_dict()
     missing = []
     for n, trial, planted in plan.draws():
         wanted = [
-            (each, [f for f in functions if not names[f] <= there.get((n, trial, *each), set())])
+            (each, [f for f in names if not names[f] <= there.get((n, trial, *each), set())])
             for each in planted
         ]
         missing.append((n, trial, [(each, left) for each, left in wanted if left]))

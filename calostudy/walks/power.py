@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from calostudy.metrics import METRICS, Sample
+from calostudy.metrics import Sample
 from calostudy.metrics.defects import DEFECTS
-from calostudy.metrics.discrimination import NONE, SEEN, discriminations, first_seen
+from calostudy.metrics.discrimination import SEEN, discriminations, first_seen
 from calostudy.metrics.histograms import RATIO, VOXEL, separations
 from calostudy.power import UNTRAINED, Plan, Pool, compare
 from calostudy.results import Number, Result, save_result
@@ -79,13 +79,18 @@ class PowerWalk(Walk):
 
     def measure(self) -> pd.DataFrame:
         """The discriminations of this page's own comparisons, as of `discriminations`."""
-        functions = tuple(dict.fromkeys(METRICS[name] for name in _names(self.metrics)))
+        plan = Plan(
+            dataset=self.dataset,
+            metrics=_names(self.metrics),
+            sizes=(self.n,),
+            trials=self.trials,
+            nulls=NULLS * self.trials,
+            seed=self.seed,
+        )
         lines = []
-        for trial in range(NULLS * self.trials):
-            defects = DEFECTS if trial < self.trials else ()
-            planted = [(NONE, 0.0), *((name, DEFECTS[name].strength) for name in defects)]
-            wanted = [(each, functions) for each in planted]
-            for part in compare(self.pool, self.n, trial, self.seed, wanted):
+        for n, trial, planted in plan.draws():
+            wanted = [(each, plan.functions) for each in planted]
+            for part in compare(self.pool, n, trial, self.seed, wanted):
                 lines += part
         return discriminations(pd.DataFrame(lines).astype({"value": float}))
 
