@@ -14,6 +14,7 @@ from calostudy.plots.comparison import (
     ratio_panel,
     response_by_energy,
 )
+from calostudy.plots.diagnosis import importance_images, layer_shares
 from calostudy.plots.displays import event_displays, layer_images
 from calostudy.plots.forms import moved_showers, point_cloud, segmentation_images
 from calostudy.plots.geometry import front_view, in_space
@@ -55,11 +56,13 @@ __all__ = [
     "evaluation",
     "event_displays",
     "front_view",
+    "importance_images",
     "in_space",
     "incident_energies",
     "lateral_profile",
     "layer_energies",
     "layer_images",
+    "layer_shares",
     "layers_beside",
     "learning_curve",
     "log_posteriors",
