@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from toy_showers import toy_showers
 from torch import nn
+from toy_showers import toy_showers
 
 from calostudy.calorimeter import calorimeter
 from calostudy.datasets import dataset
@@ -12,7 +12,6 @@ from calostudy.errors import UsageError
 from calostudy.metrics.classifier import classify
 from calostudy.metrics.fitting import scores
 from calostudy.metrics.resnet import ResNet
-from calostudy.showers import Showers
 
 DS2 = dataset("ds2")
 

@@ -315,16 +315,16 @@ def _builder(entry: Dataset, features: int, hidden: int | None) -> Callable[[], 
     return lambda: ResNet(entry.calorimeter)
 
 
-def _warnings(sizes: tuple[int, int, int], steps: int) -> tuple[str, ...]:
+def _warnings(sizes: tuple[int, int, int], taken: int) -> tuple[str, ...]:
     warnings = []
     if sizes[2] < TRUSTED_VALIDATION:
         warnings.append(
             f"classifier: only {sizes[2]} validation showers per class: the AUC of two equal "
             f"samples fluctuates by ±{math.sqrt(1 / (6 * sizes[2])):.3f}"
         )
-    if steps < TRUSTED_STEPS:
+    if taken < TRUSTED_STEPS:
         warnings.append(
-            f"classifier: {steps} steps of the optimiser with {sizes[0]} showers per class, "
+            f"classifier: {taken} steps of the optimiser with {sizes[0]} showers per class, "
             "published ones take 6,000 and more: the AUC is a lower bound, not comparable with them"
         )
     return tuple(warnings)

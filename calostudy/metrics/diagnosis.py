@@ -12,9 +12,10 @@ Differences from the classifier that gives the AUC of `evaluate`: each input is 
 to mean 0 and standard deviation 1. A calorimeter's first and last layers have a per cent of the
 energy, which cells in units of the incident energy hide from the network. Of twelve defects planted
 into 1,000 Geant4 e+ showers (a layer scaled by 1.3 or 0.9, its cells permuted, four of its cells
-off) one training finds the layer of eleven, and three together that of all. With inputs as in
-`evaluate` one finds eight. The mean size of the gradient times the standard deviation of the input
-finds eight and seven: it is large wherever cells fluctuate, even where the samples are the same.
+off) one training finds the layer of eleven, and three together that of all, the weakest with a
+warning. With inputs as in `evaluate` one finds eight. The mean size of the gradient times the
+standard deviation of the input finds eight and seven: it is large wherever cells fluctuate, even
+where the samples are the same.
 """
 
 from __future__ import annotations

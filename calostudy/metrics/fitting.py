@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 LEARNING_RATE = 2e-4
 BATCH = 1000
-STEPS_PER_EPOCH = 60  # and class, of the published protocols: 60,000 showers in batches of 1000
+STEPS_PER_EPOCH = 60  # for each class, published: 60,000 showers of it in batches of 1000
 SMALLEST_BATCH = 20
 AT_ONCE = 250  # showers scored together; more would not be faster, and the ResNet needs memory
 
