@@ -11,17 +11,9 @@ from scipy.stats import wasserstein_distance
 from calostudy.calorimeter import calorimeter
 from calostudy.clouds import PointClouds
 from calostudy.datasets import dataset, load, load_clouds
-from calostudy.metrics.cloud_shapes import (
-    Profiles,
-    cell_profiles,
-    cell_rings,
-    cloud_profiles,
-    compare_clouds,
-    compare_profiles,
-    measure_profiles,
-    ring_edges,
-)
+from calostudy.metrics.cloud_shapes import compare_profiles, measure_profiles
 from calostudy.metrics.measurement import Options
+from calostudy.metrics.rings import FINE, Profiles, cell_rings, cloud_profiles, ring_edges
 from calostudy.metrics.sample import Sample
 from calostudy.showers import Showers
 
@@ -55,44 +47,63 @@ def test_rings_rise_and_hold_no_more_than_their_share_and_one_distance(points):
 @pytest.mark.parametrize("name", ["ds2", "ild-photons", "ds1-pions"])
 def test_profiles_of_cells_share_out_the_energy(name):
     sample = Sample.of(load(name, "evaluation", rows=slice(0, 60)), dataset(name))
-    edges = cell_rings(sample)
-    found = cell_profiles(sample, edges)
+    found = sample.profiles
     total = sample.observables["E_tot"]
     np.testing.assert_allclose(found.radial.sum(axis=1), total, rtol=1e-5)
     np.testing.assert_allclose(found.longitudinal.sum(axis=1), total)
     np.testing.assert_array_equal(
         found.hits, (sample.showers.cells >= dataset(name).threshold).sum(axis=1)
     )
-    assert (found.radial.sum(axis=0) > 0).all() and len(edges) > 5
+    rings = found.in_rings(found.rings())
+    np.testing.assert_allclose(rings.sum(axis=1), total, rtol=1e-5)
+    assert (rings.sum(axis=0) > 0).all() and rings.shape[1] >= 5
+
+
+@pytest.mark.parametrize("name", ["calogan", "ds1-photons", "ds2", "ds3", "ild", "segmentations"])
+def test_cells_are_at_their_distances_as_far_as_fine_rings_can_tell(name):
+    geometry = calorimeter(name)
+    distance, place = cell_rings(geometry)
+    assert (np.diff(distance) > 0).all() and len(distance) < len(FINE)
+    np.testing.assert_allclose(distance[place], geometry.r, rtol=0.05)
 
 
 def test_profiles_of_points_and_of_their_cells_agree_where_cells_are_fine(clouds):
-    edges = np.array([0.0, 20.0, 40.0, 500.0])
-    points = cloud_profiles(clouds, ILD, edges)
-    np.testing.assert_allclose(points.radial.sum(axis=1), clouds.total_energy())
-    sample = Sample.of(clouds.to_showers(ILD), dataset("ild-photons"))
-    cells = cell_profiles(sample, edges)
+    points = cloud_profiles(clouds, ILD)
+    cells = Sample.of(clouds.to_showers(ILD), dataset("ild-photons")).profiles
+    np.testing.assert_allclose(points.radial.sum(axis=1), clouds.total_energy(), rtol=1e-5)
     assert (cells.hits < points.hits).all()
-    for kind in ("longitudinal", "radial"):
-        first, second = (getattr(each, kind).sum(axis=0) for each in (points, cells))
+    edges = np.array([0.0, 20.0, 40.0, 500.0])
+    for first, second in (
+        (points.in_rings(edges), cells.in_rings(edges)),
+        (points.longitudinal, cells.longitudinal),
+    ):
+        first, second = first.sum(axis=0), second.sum(axis=0)
         # what is missing lies outside the box of cells, or below their threshold
         np.testing.assert_allclose(first / first.sum(), second / second.sum(), atol=0.02)
+
+
+def test_rows_of_profiles_are_of_those_showers(clouds):
+    whole = cloud_profiles(clouds, ILD)
+    parts = [cloud_profiles(clouds[rows], ILD) for rows in (slice(0, 70), slice(70, 300))]
+    joined, rows = Profiles.join(parts), np.array([3, 200, 7])
+    for name in ("hits", "longitudinal", "radial"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+        np.testing.assert_array_equal(getattr(whole[rows], name), getattr(whole, name)[rows])
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e3))
 def test_distances_are_those_of_scipy_and_blind_to_the_scale_of_energy(seed, scale):
     rng = np.random.default_rng(seed)
-    edges = np.array([0.0, 1.0, 3.0, 10.0])
+    middle = np.array([0.5, 2.0, 6.5])
 
     def some(n):
         return Profiles(
-            edges, rng.poisson(50, n), rng.gamma(1, size=(n, 5)) + 0.1, rng.gamma(1, size=(n, 3))
+            middle, rng.poisson(50, n), rng.gamma(1, size=(n, 5)) + 0.1, rng.gamma(1, size=(n, 3))
         )
 
     first, second = some(20), some(30)
     found = compare_profiles(first, second, OPTIONS, second)
-    middle = np.array([0.5, 2.0, 6.5])
     sums = [each.radial.sum(axis=0) for each in (first, second)]
     mean = np.average(middle, weights=sums[1])
     spread = np.sqrt(np.average((middle - mean) ** 2, weights=sums[1]))
@@ -106,7 +117,12 @@ def test_distances_are_those_of_scipy_and_blind_to_the_scale_of_energy(seed, sca
 
 def test_geant4_has_the_profiles_of_geant4_and_each_defect_is_named(clouds):
     first, second = clouds[np.arange(0, 300, 2)], clouds[np.arange(1, 300, 2)]
-    same = compare_clouds(first, second, ILD, OPTIONS)
+    truth = cloud_profiles(second, ILD)
+
+    def compared(clouds):
+        return compare_profiles(cloud_profiles(clouds, ILD), truth, OPTIONS, truth)
+
+    same = compared(first)
     position = first.position.copy()
     position[:, :2] *= 1.15
     deep = first.position.copy()
@@ -122,7 +138,7 @@ def test_geant4_has_the_profiles_of_geant4_and_each_defect_is_named(clouds):
         ),
     }
     for name, wrong in defects.items():
-        found = compare_clouds(wrong, second, ILD, OPTIONS)
+        found = compared(wrong)
         for word in ("separation", "wasserstein"):
             excess = {
                 metric: each.value - same[metric].value
@@ -132,8 +148,7 @@ def test_geant4_has_the_profiles_of_geant4_and_each_defect_is_named(clouds):
             worst = max(excess, key=excess.get)
             assert worst == f"{word}_{name}"
             assert excess[worst] > 5 * np.hypot(same[worst].uncertainty, found[worst].uncertainty)
-    nothing = compare_clouds(first, first, ILD, OPTIONS)
-    assert max(each.value for each in nothing.values()) < 1e-12
+    assert max(each.value for each in compared(second).values()) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["ds2", "calogan-gamma"])

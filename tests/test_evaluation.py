@@ -1,5 +1,7 @@
 """The evaluation as a whole: streamed files, breakdown by energy, resuming, refused samples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,14 +47,14 @@ def test_a_file_read_in_chunks_gives_the_scores_of_showers_in_memory(files):
 def test_rows_of_a_sample_are_those_rows_of_everything_in_it(rows):
     showers = toy_showers("calogan-eplus", 60, 3)
     chunks = [showers[start : start + 7] for start in range(0, 60, 7)]
-    parts = Sample.of(showers, EPLUS)
-    parts = Sample(EPLUS, parts.incident_energy, parts.observables, parts.largest, lambda: chunks)
+    parts = replace(Sample.of(showers, EPLUS), chunks=lambda: chunks)
     chosen = parts[np.array(rows)]
     expected = showers[np.sort(rows)]
     np.testing.assert_array_equal(chosen.showers.cells, expected.cells)
     np.testing.assert_array_equal(chosen.largest, expected.cells.max(axis=1))
     found = observables(expected, EPLUS.threshold)
     assert all((chosen.observables[name] == found[name]).all() for name in found)
+    np.testing.assert_array_equal(chosen.radial, Sample.of(expected, EPLUS).radial)
     assert (chosen.hits == (expected.cells >= EPLUS.threshold).sum(axis=1)).all()
 
 

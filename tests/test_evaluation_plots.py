@@ -6,7 +6,6 @@ import pytest
 from toy_showers import toy_showers
 
 from calostudy.datasets import dataset
-from calostudy.metrics.cloud_shapes import cell_profiles, cell_rings
 from calostudy.metrics.distances import correlations
 from calostudy.metrics.ranges import energy_ranges
 from calostudy.metrics.sample import Sample
@@ -118,8 +117,7 @@ def test_morans_i_is_drawn_for_every_layer(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_profiles_are_energy_per_shower(name):
     found = samples(name)
-    edges = cell_rings(found["Geant4"])
-    profiles = {word: cell_profiles(each, edges) for word, each in found.items()}
+    profiles = {word: each.profiles for word, each in found.items()}
     figure = evaluation.profiles_beside(profiles, dataset(name).calorimeter)
     assert labels(figure) == ["cells hit", "layer", "distance from the axis [mm]"]
     total = figure.axes[2].patches[0].get_data().values.sum()

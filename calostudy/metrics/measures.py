@@ -13,6 +13,7 @@ import numpy as np
 
 from calostudy.metrics import distances
 from calostudy.metrics.classifier import Classification, classify
+from calostudy.metrics.cloud_shapes import measure_profiles
 from calostudy.metrics.features import high_level_features
 from calostudy.metrics.groups import measure_groups
 from calostudy.metrics.histograms import mean_separation, separations
@@ -275,8 +276,14 @@ METRICS: dict[str, Metric] = {
     "separation_groups": measure_groups,
     "separation_spectra": measure_spectra,
     "separation_shapes": measure_shapes,
+    "separation_hits": measure_profiles,
+    "separation_longitudinal": measure_profiles,
+    "separation_radial": measure_profiles,
     "wasserstein": measure_wasserstein,
     "wasserstein_shapes": measure_shapes,
+    "wasserstein_hits": measure_profiles,
+    "wasserstein_longitudinal": measure_profiles,
+    "wasserstein_radial": measure_profiles,
     "mean_response": measure_response,
     "rms_response": measure_response,
     "chi2_response": measure_response,
@@ -314,8 +321,14 @@ SHRINKING: dict[str, float] = {
     "separation_groups": 1.0,
     "separation_spectra": 1.0,
     "separation_shapes": 1.0,
+    "separation_hits": 1.0,
+    "separation_longitudinal": 1.0,
+    "separation_radial": 1.0,
     "wasserstein": 0.5,
     "wasserstein_shapes": 0.5,
+    "wasserstein_hits": 0.5,
+    "wasserstein_longitudinal": 0.5,
+    "wasserstein_radial": 0.5,
     "mean_response": 0.5,
     "rms_response": 0.5,
     "pcc": 0.5,
@@ -330,4 +343,13 @@ SHRINKING: dict[str, float] = {
 TWO_SIDED = frozenset({"precision", "recall", "density", "coverage"})
 
 # Computed once for all incident energies, these say themselves what each range gives.
-WHOLE = frozenset({measure_low, measure_high, measure_low_normed, measure_resnet, measure_groups})
+WHOLE = frozenset(
+    {
+        measure_low,
+        measure_high,
+        measure_low_normed,
+        measure_resnet,
+        measure_groups,
+        measure_response,
+    }
+)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from calostudy.datasets import Dataset
 from calostudy.errors import DataError
 from calostudy.metrics.observables import observable_names, observables
+from calostudy.metrics.rings import Profiles, cell_radial, cell_rings
 from calostudy.showers import Showers, concatenate, count, iterate
 
 RATIO = "E_tot/E_inc"
@@ -55,14 +56,16 @@ class Sample:
     """Showers of one dataset, by what the metrics need of them.
 
     incident_energy: (N,) MeV. observables: those of `calostudy.metrics.observables`, each (N,),
-    after the minimum-energy cut. largest: the hottest cell of each shower (N,) in MeV. chunks: the
-    showers themselves, read anew at each call.
+    after the minimum-energy cut. largest: the hottest cell of each shower (N,) in MeV. radial:
+    energy after the cut at the distances of `cell_rings`, (N, D) MeV. chunks: the showers
+    themselves, read anew at each call.
     """
 
     entry: Dataset
     incident_energy: np.ndarray
     observables: dict[str, np.ndarray] = field(repr=False)
     largest: np.ndarray = field(repr=False)
+    radial: np.ndarray = field(repr=False)
     chunks: Callable[[], Iterator[Showers]] = field(repr=False)
 
     @classmethod
@@ -116,18 +119,20 @@ class Sample:
         empty: str = "",
     ) -> Sample:
         parts: dict[str, list[np.ndarray]] = {n: [] for n in observable_names(entry.calorimeter)}
-        energy, largest = [], []
+        energy, largest, radial = [], [], []
         for showers in first():
             found = observables(showers, entry.threshold)
             for name, pieces in parts.items():
                 pieces.append(found[name])
             energy.append(np.asarray(showers.incident_energy, dtype=np.float64))
             largest.append(showers.cells.max(axis=1).astype(np.float64))
+            radial.append(cell_radial(showers, entry.threshold))
         if not energy:
             raise DataError(f"{empty}, expected at least one")
         # one by one, so that pieces and whole are not all in memory together
         whole = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
-        return cls(entry, np.concatenate(energy), whole, np.concatenate(largest), chunks or first)
+        arrays = (np.concatenate(each) for each in (largest, radial))
+        return cls(entry, np.concatenate(energy), whole, *arrays, chunks or first)
 
     def __len__(self) -> int:
         return len(self.incident_energy)
@@ -152,6 +157,7 @@ class Sample:
             self.incident_energy[chosen],
             {name: values[chosen] for name, values in self.observables.items()},
             self.largest[chosen],
+            self.radial[chosen],
             chunks,
         )
 
@@ -188,6 +194,12 @@ class Sample:
         layers = self.entry.calorimeter.layers
         filled = [(1 - self.observables[f"sparsity/{x.id}"]) * x.cells for x in layers]
         return np.rint(np.sum(filled, axis=0))
+
+    @property
+    def profiles(self) -> Profiles:
+        """Hits, energy by layer and by distance from the axis, of the cells after the cut."""
+        distance, _ = cell_rings(self.entry.calorimeter)
+        return Profiles(distance, self.hits, self.layer_energies, self.radial)
 
     @property
     def empty(self) -> float:

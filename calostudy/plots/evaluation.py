@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from calostudy.calorimeter import Calorimeter
 from calostudy.energies import GEV
 from calostudy.metrics import groups, response, shapes, spectra, texture
-from calostudy.metrics.cloud_shapes import Profiles
 from calostudy.metrics.distances import correlations
 from calostudy.metrics.histograms import bootstrap_weights
 from calostudy.metrics.measurement import Options
 from calostudy.metrics.ranges import LEAST, EnergyRange
 from calostudy.metrics.replicas import quantile_bins
+from calostudy.metrics.rings import Profiles
 from calostudy.metrics.sample import Sample
 from calostudy.plots.comparison import ratio_grid, ratio_panel
 from calostudy.plots.style import (
@@ -285,17 +285,17 @@ def profiles_beside(
     low, high = np.quantile(ruler.hits, (0.002, 0.998))
     edges = np.linspace(low, max(high, low + 1), bins_for(len(ruler), 40) + 1)
     ratio_panel(figure, grid[0], counts, edges, hits, "", legend=True)
-    means: dict[str, dict[str, np.ndarray]] = {"longitudinal": {}, "radial": {}}
+    rings = ruler.rings()
+    layers, around = {}, {}
     for name, each in profiles.items():
         weights = _weights(each)
-        for kind, found in means.items():
-            found[name] = weights.T @ getattr(each, kind) / weights.sum(axis=0)[:, None]
-    layers = np.arange(len(calorimeter.layers) + 1) - 0.5
-    lower = _binned(figure, grid[1], means["longitudinal"], layers, "layer", "MeV per shower")
+        showers = weights.sum(axis=0)[:, None]
+        layers[name] = weights.T @ each.longitudinal / showers
+        around[name] = weights.T @ each.in_rings(rings) / showers / (np.pi * np.diff(rings**2))
+    places = np.arange(len(calorimeter.layers) + 1) - 0.5
+    lower = _binned(figure, grid[1], layers, places, "layer", "MeV per shower")
     _layer_ticks(lower.xaxis, calorimeter)
-    area = np.pi * np.diff(ruler.edges**2)
-    density = {name: each / area for name, each in means["radial"].items()}
-    rings = np.array([ruler.edges[1] / 3, *ruler.edges[1:]])  # zero has no place on the axis
+    rings[0] = rings[1] / 3  # zero has no place on the axis
     words = "distance from the axis [mm]"
-    _binned(figure, grid[2], density, rings, words, "MeV per mm² and shower", "xy")
+    _binned(figure, grid[2], around, rings, words, "MeV per mm² and shower", "xy")
     return figure
