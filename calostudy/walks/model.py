@@ -37,6 +37,7 @@ class ModelWalk(Walk):
     train_showers: int = Field(500, ge=50)
     epochs: int = Field(2, ge=1)
     repeats: int = Field(2, ge=1)
+    hidden: int = Field(0, ge=0)
     seed: int = Field(0, ge=0)
 
     def page_name(self) -> str:
@@ -117,6 +118,7 @@ class ModelWalk(Walk):
             self.entry,
             metrics=DEFAULT,
             repeats=self.repeats,
+            hidden=self.hidden or None,
             seed=self.seed,
             floor=load(self.dataset, "train", rows=slice(0, len(geant4))),
             by_energy=True,
