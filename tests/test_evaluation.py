@@ -1,5 +1,6 @@
 """The evaluation as a whole: streamed files, breakdown by energy, resuming, refused samples."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from calostudy.metrics import Options, Sample, evaluate, kept
 from calostudy.metrics.measures import METRICS
 from calostudy.metrics.observables import observables
 from calostudy.showers import Showers
+from calostudy.tables import score_rows
 
 EPLUS = dataset("calogan-eplus")
 CHEAP = ("separation_power", "fpd", "pcc", "wasserstein")
@@ -137,12 +139,24 @@ GOOD = toy_showers("calogan-eplus", 60, 5)
         (_broken(GOOD, cells=-GOOD.cells), "negative"),
         (_broken(GOOD, cells=np.where(GOOD.cells > 0, np.nan, 0)), "not finite"),
         (_broken(GOOD, incident_energy=GOOD.incident_energy / 1e3), "incident energies"),
+        (_broken(GOOD, cells=0 * GOOD.cells), "all 60 generated showers are empty"),
+        (_broken(GOOD, cells=np.minimum(GOOD.cells, 0.9e-3)), "expected cells with 0.001 MeV"),
     ],
-    ids=["another dataset", "none", "negative", "NaN", "GeV for MeV"],
+    ids=["another dataset", "none", "negative", "NaN", "GeV for MeV", "empty", "faint"],
 )
 def test_showers_that_cannot_be_of_the_dataset_are_refused(broken, message):
     with pytest.raises(DataError, match=message):
         evaluate(broken, GOOD, EPLUS, ["pcc"])
+
+
+def test_what_is_no_number_is_none_with_a_warning():
+    lonely = _broken(GOOD, cells=np.where(np.arange(60)[:, None] > 0, 0, GOOD.cells))
+    (score,) = evaluate(lonely, GOOD, EPLUS, ["wasserstein_shapes"], replicas=5)
+    assert score.value is None and score.significance is None
+    assert "wasserstein_shapes: not a finite number for these samples" in score.warnings
+    (row,) = score_rows([score])
+    assert row["value"] == row["distance"] == "-"
+    assert '"value": null' in json.dumps(score.as_dict(), allow_nan=False)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])

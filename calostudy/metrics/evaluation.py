@@ -50,11 +50,12 @@ class Score:
     which. significance: distance to the floor in standard deviations; for metrics of `TWO_SIDED`
     its size, of either sign.
     details: the metric's parts by name, by_energy: the metric in ranges of the incident energy,
-    each with value, uncertainty, floor, floor_uncertainty and significance.
+    each with value, uncertainty, floor, floor_uncertainty and significance. What is not a finite
+    number is None.
     """
 
     name: str
-    value: float
+    value: float | None
     uncertainty: float | None
     uncertainty_kind: str
     generated: int
@@ -65,7 +66,7 @@ class Score:
     significance: float | None = None
     details: dict[str, dict[str, float | None]] = field(default_factory=dict, repr=False)
     by_energy: dict[str, dict[str, float | None]] = field(default_factory=dict, repr=False)
-    settings: dict[str, float | int | str] = field(default_factory=dict)
+    settings: dict[str, float | int | str | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict:
@@ -172,7 +173,13 @@ def evaluate(
 
 
 def _sample(showers: Showers | Sample, entry: Dataset, label: str) -> Sample:
-    return showers if isinstance(showers, Sample) else Sample.of(showers, entry, label)
+    sample = showers if isinstance(showers, Sample) else Sample.of(showers, entry, label)
+    if not sample.radial.any():
+        raise DataError(
+            f"all {len(sample):,} {label} showers are empty, expected cells with "
+            f"{entry.threshold:g} MeV or more"
+        )
+    return sample
 
 
 def _noise(a: Showers, b: Showers) -> float:
@@ -203,7 +210,7 @@ def _scaled(floor: Measurement, found: Measurement, factor: float) -> Measuremen
         doublings = float(np.log2(sizes[0] / sizes[1]))
         return replace(
             floor,
-            value=max(0.0, floor.value + doublings * (floor.value - floor.details[HALF][0])),
+            value=np.maximum(0.0, floor.value + doublings * (floor.value - floor.details[HALF][0])),
             uncertainty=floor.uncertainty * float(np.hypot(1.0, doublings)),
         )
 
@@ -225,7 +232,7 @@ def _significance(name: str, found: Pair, floor: Pair) -> float | None:
     difference = found[0] - floor[0]
     if name in TWO_SIDED:
         difference = abs(difference)
-    return difference / spread if spread > 0 else None
+    return _finite(difference / spread) if spread > 0 else None
 
 
 def _score(
@@ -239,6 +246,8 @@ def _score(
     found, floor = whole
     significance = _significance(name, _pair(found), _pair(floor))
     warnings = [*common, *found.warnings]
+    if not np.isfinite(found.value):
+        warnings.append(f"{name}: not a finite number for these samples")
     if significance is not None and significance < DISTINCT:
         warnings.append(
             f"{name}: {significance:.1f} standard deviations from the floor between Geant4 "
@@ -255,12 +264,12 @@ def _score(
     }
     return Score(
         name=name,
-        value=found.value,
+        value=_finite(found.value),
         uncertainty=_finite(found.uncertainty),
         uncertainty_kind=found.kind,
         generated=sizes[0],
         reference=sizes[1],
-        floor=floor.value,
+        floor=_finite(floor.value),
         floor_uncertainty=_finite(floor.uncertainty),
         floor_kind=floor_kind,
         significance=significance,
@@ -269,7 +278,10 @@ def _score(
             for part, pair in found.details.items()
         },
         by_energy={label: _plain(name, *pairs) for label, pairs in in_ranges.items()},
-        settings=found.settings,
+        settings={
+            key: _finite(each) if isinstance(each, float) else each
+            for key, each in found.settings.items()
+        },
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -279,13 +291,12 @@ def _pair(measurement: Measurement) -> Pair:
 
 
 def _plain(name: str, found: Pair, floor: Pair) -> dict[str, float | None]:
-    significance = _significance(name, found, floor)
     return {
-        "value": found[0],
+        "value": _finite(found[0]),
         "uncertainty": _finite(found[1]),
         "floor": _finite(floor[0]),
         "floor_uncertainty": _finite(floor[1]),
-        "significance": None if significance is None else _finite(significance),
+        "significance": _significance(name, found, floor),
     }
 
 
