@@ -61,7 +61,7 @@ def test_paper_size_has_the_published_numbers_of_parameters(name, layers, voxels
 
 def test_catalogue_counts_what_would_be_trained():
     rows = {(r["model"], r["dataset"], r["size"]): r for r in models.catalogue()}
-    assert len(rows) == 20 and {key[2] for key in rows} == {"paper", "embedded"}
+    assert len(rows) == 26 and {key[2] for key in rows} == {"paper", "embedded"}
     networks = models.build(*EPLUS).networks
     counted = {k: sum(p.numel() for p in net.parameters()) for k, net in networks.items()}
     row = rows[EPLUS]
@@ -219,7 +219,7 @@ def test_shipped_weights_give_showers_like_the_simulated_ones(name):
     assert math.isclose(*occupied, abs_tol=0.05)
 
 
-@pytest.mark.parametrize("name", TRAINED, ids="/".join)
+@pytest.mark.parametrize("name", [n for n in TRAINED if "caloflow" in n[0]], ids="/".join)
 def test_incremental_inverse_equals_nflows_on_the_shipped_weights(name):
     surrogate = models.load(models.shipped_weights(*name))
     energies = np.array([5e3, 8e4])

@@ -1,0 +1,191 @@
+"""CaloINN has the published sizes, its maps return, its samples are showers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from calostudy import models
+from calostudy.datasets import dataset, load
+from calostudy.errors import UsageError
+from calostudy.models import caloinn
+from calostudy.models.caloinn import FLOW, Logarithm, Logit
+from calostudy.networks.coupling import CouplingFlow
+from calostudy.showers import Showers
+
+NAMES = ("ds1-photons", "ds1-pions", "ds2")
+PUBLISHED = {"ds1-photons": 18_803_664, "ds1-pions": 26_575_272, "ds2": 193_580_300}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Both sizes with few and narrow blocks: what is tested does not depend on the size."""
+    for structures in caloinn.STRUCTURE.values():
+        for name, structure in structures.items():
+            tiny = replace(structure, blocks=2, hidden=3)
+            monkeypatch.setitem(structures, name, tiny)
+
+
+def shaken(surrogate, showers):
+    """A surrogate that has seen showers, with splines that bend."""
+    surrogate.fit_constants(showers)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        for parameter in surrogate.networks[FLOW].parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    surrogate.round_weights(FLOW)
+    return surrogate
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_paper_size_has_the_published_number_of_parameters(name):
+    counts = models.build("caloinn", name, "paper").parameters_by_network()
+    assert counts == {FLOW: PUBLISHED[name]}
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "batch_norms", "submitted"),
+    [
+        ("ds1-photons", 12, 3, 18_821_350),
+        ("ds1-pions", 12, 3, 26_592_624),
+        ("ds2", 14, 0, 270_999_370),
+    ],
+)
+def test_the_sizes_of_the_challenge_s_submissions_follow(name, blocks, batch_norms, submitted):
+    """They have no ActNorm in the first block, batch norms behind the hidden layers of dataset 1
+    and 14 blocks on dataset 2 (arXiv:2410.21611)."""
+    structure = replace(caloinn.STRUCTURE["paper"][name], blocks=blocks)
+    calorimeter = dataset(name).calorimeter
+    numbers = calorimeter.cells + len(calorimeter.layers)
+    with torch.device("meta"):
+        flow = CouplingFlow(numbers, 1, structure)
+    counted = sum(p.numel() for p in flow.parameters())
+    norms = blocks * batch_norms * 2 * structure.hidden
+    assert counted - 2 * numbers + norms == submitted
+
+
+@pytest.mark.parametrize("kind", [Logarithm(5e-6), Logarithm(1e-6), Logit(1e-6)])
+def test_fractions_come_back_from_the_flow_s_numbers(kind):
+    x = torch.cat([torch.zeros(50), torch.logspace(-4, 0, 200)]).double()
+    uniform = torch.rand(len(x), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = kind.forward(x, uniform)
+    assert torch.isfinite(y).all()
+    back = kind.inverse(y)
+    assert (back[:50] < kind.noise).all()
+    torch.testing.assert_close(back, x, rtol=0, atol=kind.noise)
+
+
+def test_the_logarithm_cuts_what_is_lost_in_its_noise():
+    kind = Logarithm(5e-6)
+    found = kind.inverse(torch.tensor([-40.0, 9e-6, 2.1e-5]).double().clamp_min(1e-12).log())
+    assert found.tolist() == pytest.approx([0.0, 0.0, 2.1e-5 - 5e-6 - 1e-8])
+
+
+def test_the_logit_takes_a_full_layer_like_an_empty_one():
+    kind = Logit(1e-6)
+    uniform = torch.tensor([0.3]).double()
+    empty, full = (kind.forward(x.double(), u) for x, u in
+                   ((torch.zeros(1), uniform), (torch.ones(1), 1 - uniform)))  # fmt: skip
+    torch.testing.assert_close(empty, -full, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("size", ["paper", "embedded"])
+@pytest.mark.parametrize("name", NAMES)
+def test_showers_survive_the_way_to_the_flow_and_back(small, name, size):
+    surrogate = models.build("caloinn", name, size)
+    showers = load(name, "evaluation", rows=slice(0, 20))
+    batch = surrogate.prepare(FLOW, showers)
+    values, condition = surrogate._to_flow(batch, torch.Generator().manual_seed(0))
+    layers = len(surrogate.dataset.calorimeter.layers)
+    assert values.shape == (20, surrogate.dataset.calorimeter.cells + layers)
+    np.testing.assert_allclose(2.0 ** condition[:, 0] * 1e3, showers.incident_energy)
+    back = surrogate._to_showers(values, showers.incident_energy)
+    cut = max(surrogate.dataset.threshold, caloinn.SMALLEST_CELL)
+    kept = showers.above_threshold(cut)
+    # Lost are cells next to the cut, or below the width of the noise.
+    lost = 1.1 * cut + 3 * surrogate._map.noise * showers.cells.sum(axis=1)
+    differences = np.abs(back.cells - kept.cells).max(axis=1)
+    assert (differences <= lost + 1e-3 * showers.cells.max(axis=1)).all()
+    np.testing.assert_allclose(back.cells.sum(axis=1), kept.cells.sum(axis=1), rtol=0.02)
+
+
+@pytest.mark.parametrize("size", ["paper", "embedded"])
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_are_showers_and_do_not_depend_on_the_batch(small, name, size):
+    showers = load(name, "train", rows=slice(0, 40))
+    surrogate = shaken(models.build("caloinn", name, size), showers)
+    energies = showers.incident_energy[:5]
+    whole = surrogate.sample(energies, seed=5)
+    parts = [surrogate.sample(energies[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 5))]
+    assert whole.calorimeter is dataset(name).calorimeter
+    np.testing.assert_array_equal(whole.incident_energy, energies)
+    np.testing.assert_array_equal(whole.cells, np.concatenate([p.cells for p in parts]))
+    assert np.isfinite(whole.cells).all() and (whole.cells >= 0).all()
+    hit = whole.cells[whole.cells > 0]
+    assert len(hit) and hit.min() >= max(surrogate.dataset.threshold, caloinn.SMALLEST_CELL)
+    assert not np.array_equal(whole.cells, surrogate.sample(energies, seed=6).cells)
+
+
+def test_both_samplers_give_the_same_showers_and_follow_the_weights(small):
+    showers = load("ds1-photons", "train", rows=slice(0, 40))
+    surrogate = shaken(models.build("caloinn", "ds1-photons"), showers)
+    energies = np.array([1e3, 6e4])
+    fast, slow = (
+        surrogate.sample(energies, seed=1, sampler=sampler, precision="float64")
+        for sampler in ("fused", "eager")
+    )
+    np.testing.assert_allclose(fast.cells, slow.cells, rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        surrogate.networks[FLOW].blocks[0].shift += 0.5
+    other = surrogate.sample(energies, seed=1, precision="float64")
+    assert np.abs(other.cells - fast.cells).max() > 1e-3
+
+
+def test_unknown_sampler_and_precision_are_usage_errors(small):
+    surrogate = models.build("caloinn", "ds1-photons")
+    with pytest.raises(UsageError, match="sampler"):
+        surrogate.sample(np.array([1e4]), sampler="guess")
+    with pytest.raises(UsageError, match="float32"):
+        surrogate.sample(np.array([1e4]), precision="float16")
+
+
+@pytest.mark.parametrize("size", ["paper", "embedded"])
+def test_the_loss_is_finite_for_empty_showers_and_layers(small, size):
+    surrogate = models.build("caloinn", "ds1-photons", size)
+    cells = np.zeros((3, 368), np.float32)
+    cells[1, 100] = 1e-3
+    cells[2, :8] = 1e2
+    showers = Showers(surrogate.dataset.calorimeter, np.array([256.0, 1e3, 4e6]), cells)
+    loss = surrogate.loss(FLOW, surrogate.prepare(FLOW, showers))
+    assert loss.shape == (3,) and torch.isfinite(loss).all()
+    loss.sum().backward()
+    gradients = [p.grad for p in surrogate.networks[FLOW].parameters()]
+    assert all(torch.isfinite(g).all() for g in gradients)
+
+
+def test_showers_are_turned_in_training_only(small):
+    surrogate = models.build("caloinn", "ds1-photons", "embedded")
+    showers = load("ds1-photons", "train", rows=slice(0, 8))
+    surrogate = shaken(surrogate, showers)
+    batch = surrogate.prepare(FLOW, showers)
+    network = surrogate.networks[FLOW]
+
+    def losses():
+        torch.manual_seed(3)
+        return surrogate.loss(FLOW, batch).detach()
+
+    kept = losses()
+    assert torch.equal(kept, losses())
+    network.train()
+    assert not torch.allclose(kept, losses(), atol=1e-3)
+
+
+def test_weights_come_back_from_disk(small, tmp_path):
+    showers = load("ds1-photons", "train", rows=slice(0, 40))
+    surrogate = shaken(models.build("caloinn", "ds1-photons", seed=2), showers)
+    surrogate.save(tmp_path)
+    back = models.load(tmp_path)
+    energies = np.array([3e3, 6e4])
+    np.testing.assert_array_equal(back.sample(energies).cells, surrogate.sample(energies).cells)
+    assert back.fingerprint() == surrogate.fingerprint()
