@@ -116,6 +116,8 @@ def test_uncertainties_are_the_spread_over_repeats_or_a_bootstrap(three, models,
     assert three.kind == "spread over repeats"
     one = rank(models, reference, EPLUS, repeats=1, hidden=16, epochs=3, batch=20)
     assert one.kind == "bootstrap over reference showers"
+    assert any("one training" in text for text in one.warnings)
+    assert not any("one training" in text for text in three.warnings)
     standard = one.per_shower.std(axis=0, ddof=1) / np.sqrt(len(reference))
     for name, error in zip(one.models, standard, strict=True):
         assert one.summary()[name][1] == pytest.approx(error, rel=0.35)

@@ -186,6 +186,11 @@ def rank(
             f"ranking: {taken:,} steps of the optimiser with {sizes[0]} showers of each model, "
             f"published ones take {published:,}: all log-posteriors are nearer to the guess"
         )
+    if repeats == 1:
+        warnings.append(
+            "ranking: one training: its uncertainty leaves out what another training would give, "
+            "which differs by more"
+        )
     result = Ranking(
         tuple(samples),
         np.array(posterior),
