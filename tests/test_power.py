@@ -268,12 +268,12 @@ def test_the_shipped_study_says_what_its_page_says(shipped):
     untrained = seen.loc[[name for name in seen.index if not name.startswith(power.TRAINED)]]
     sees = untrained.notna()
     assert set(sees.index[sees.all(axis=1)]) == {"separation_power", "wasserstein"}
+    assert seen.index[seen.notna().all(axis=1)].difference(untrained.index).tolist() == ["auc_low"]
     physics, neighbours = ["fpd", "kpd"], ["precision", "recall", "density", "coverage"]
     of_cells = ["pcc", "pcc_neighbours", "morans_i"]
     assert not sees.loc[[*physics, *neighbours, *of_cells], "energy_scale"].any()
     assert (seen.loc[["mean_response", "chi2_response"], "energy_scale"] == 250).all()
     assert not sees.loc[[*physics, *of_cells], "layer_shuffled_alike"].any()
-    assert np.isnan(seen.loc["auc_high", "layer_shuffled_alike"])
     assert (seen.loc[["rms_response", "chi2_response"], "layer_shuffled_alike"] == 250).all()
     assert not sees.loc[neighbours, "mode_dropped"].any()
     assert seen["mode_dropped"].min() > seen.drop(columns="mode_dropped").min().max()
@@ -283,6 +283,8 @@ def test_the_shipped_study_says_what_its_page_says(shipped):
     assert permuted[physics].min() > 10 * permuted.drop(physics).max()
     assert sees.loc["separation_groups"].sum() == 1
     assert d.loc[(1000, "auc_low"), "energy_scale"] < SEEN
+    assert d.loc[(5000, "auc_low"), ["energy_scale", "layer_shuffled_alike"]].min() > 10
+    assert d.loc[(5000, "auc_high"), ["energy_scale", "layer_shuffled_alike"]].max() < SEEN
 
 
 def test_figures_and_tables_show_every_metric_and_defect(shipped):
