@@ -86,7 +86,7 @@ def first_seen(found: pd.DataFrame, by: str) -> pd.DataFrame:
     """
     keys = [name for name in (*GROUP, "defect", "strength") if name != by]
     rows = []
-    for key, lines in found.sort_values(by).groupby(keys, sort=False):
+    for key, lines in found.sort_values(by, kind="stable").groupby(keys, sort=False):
         blind = np.flatnonzero(~(lines["d"].to_numpy() >= SEEN))
         first = blind[-1] + 1 if len(blind) else 0
         tried = lines[by].to_numpy()
