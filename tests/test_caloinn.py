@@ -13,6 +13,7 @@ from calostudy.models import caloinn
 from calostudy.models.caloinn import FLOW, Logarithm, Logit
 from calostudy.networks.coupling import CouplingFlow
 from calostudy.showers import Showers
+from calostudy.training import train
 
 NAMES = ("ds1-photons", "ds1-pions", "ds2")
 PUBLISHED = {"ds1-photons": 18_803_664, "ds1-pions": 26_575_272, "ds2": 193_580_300}
@@ -189,3 +190,17 @@ def test_weights_come_back_from_disk(small, tmp_path):
     energies = np.array([3e3, 6e4])
     np.testing.assert_array_equal(back.sample(energies).cells, surrogate.sample(energies).cells)
     assert back.fingerprint() == surrogate.fingerprint()
+
+
+def test_training_lowers_the_loss_from_where_the_flow_was_initialised(small, tmp_path):
+    showers = load("ds1-photons", "train", rows=slice(0, 80))
+    fresh = models.build("caloinn", "ds1-photons")
+    fresh.fit_constants(showers)
+    with torch.no_grad():
+        before = fresh.loss(FLOW, fresh.prepare(FLOW, showers)).mean().item()
+    surrogate = models.build("caloinn", "ds1-photons")
+    trained = train(surrogate, showers, tmp_path, epochs=3, progress=False)
+    with torch.no_grad():
+        after = trained.loss(FLOW, trained.prepare(FLOW, showers)).mean().item()
+    assert after < before - 5.0
+    assert models.read_card(tmp_path)["parameters"] == trained.parameters_by_network()

@@ -17,7 +17,7 @@ training; numbers outside a spline's bound do not keep the others of their showe
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -93,21 +93,25 @@ MAPS: dict[str, dict[str, Logarithm | Logit]] = {
 """Between fractions and the flow's numbers, by size and dataset."""
 
 _DS1 = CouplingStructure(12, 256, 4, SplineSettings(10, 18.0, 1e-3, 1e-3, 1e-3), by_shower=True)
-# The authors' example; they publish showers of one with 14 blocks.
-_DS2 = CouplingStructure(10, 256, 3, CubicSettings(10, 15.0, 1e-3, 1e-3), by_shower=True)
-_SMALL = CouplingStructure(12, 64, 3, SplineSettings(8, 6.0, 1e-3, 1e-3, 1e-3), by_shower=False)
+# The authors' example; their showers in the CaloChallenge are of 14 blocks and bound 15.
+_DS2 = CouplingStructure(10, 256, 3, CubicSettings(10, 20.0, 1e-3, 1e-3), by_shower=True)
+_SMALL = CouplingStructure(8, 96, 3, SplineSettings(8, 6.0, 1e-3, 1e-3, 1e-3), by_shower=False)
 _SMALL_DS2 = CouplingStructure(4, 24, 3, CubicSettings(4, 6.0, 1e-3, 1e-3), by_shower=False)
 
 STRUCTURE: dict[str, dict[str, CouplingStructure]] = {
     "paper": {"ds1-photons": _DS1, "ds1-pions": _DS1, "ds2": _DS2},
-    "embedded": {"ds1-photons": _SMALL, "ds1-pions": _SMALL, "ds2": _SMALL_DS2},
+    "embedded": {
+        "ds1-photons": _SMALL,
+        "ds1-pions": replace(_SMALL, hidden=64),
+        "ds2": _SMALL_DS2,
+    },
 }
 """By size and dataset."""
 
 _CYCLE = {"rise": 0.4, "start": 10, "end": 1e4}
 _DS1_RECIPE = TrainingRecipe(450, 512, 1e-4, "onecycle", _CYCLE, validation=0.01)
 _EMBEDDED = TrainingRecipe(
-    60, 64, 2e-3, "onecycle", {"rise": 0.3, "start": 25, "end": 1e3}, validation=0.1, clip=50.0
+    75, 64, 2e-3, "onecycle", {"rise": 0.45, "start": 25, "end": 1e3}, validation=0.1, clip=50.0
 )
 
 RECIPES = {
@@ -116,7 +120,11 @@ RECIPES = {
         "ds1-pions": _DS1_RECIPE,
         "ds2": TrainingRecipe(400, 256, 1e-4, "onecycle", _CYCLE, validation=0.1),
     },
-    "embedded": dict.fromkeys(MAPS["embedded"], _EMBEDDED),
+    "embedded": {
+        "ds1-photons": _EMBEDDED,
+        "ds1-pions": _EMBEDDED,
+        "ds2": replace(_EMBEDDED, epochs=30),
+    },
 }
 """By size and dataset."""
 
