@@ -5,9 +5,10 @@ arXiv:2210.14245): one histogram of E_tot/E_inc for each incident energy, in 30 
 450 for 15 energies), mean and RMS from the histograms, without outliers, and chi2 summed over all
 energies. Two rules that the paper leaves open are chosen here:
 
-- a histogram reaches five standard deviations to both sides of the reference's median, the
-  standard deviation being half of the central 68 % of the reference; outliers are what lies beyond:
-  mean and RMS leave them out, in chi2 the outer bins hold them;
+- a histogram reaches five standard deviations to both sides of the median, the standard deviation
+  being half of the central 68 %; outliers are what lies beyond. Mean and RMS leave out the outliers
+  of each sample, so that a response that is elsewhere as a whole is not one; in chi2 the bins are
+  those of the reference, of which the outer ones hold what is beyond;
 - chi2 compares two samples, each with its own statistical error, and a histogram with n filled bins
   has n - 1 degrees of freedom, since both are normalised: samples of one distribution have
   chi2/NDF = 1 on average, whatever their sizes, and a difference grows with the number of showers.
@@ -91,10 +92,8 @@ def response_ranges(*samples: Sample) -> tuple[list[EnergyRange], tuple[str, ...
     return found or [EnergyRange(ALL, 0.0, np.inf)], warnings
 
 
-def response_curve(
-    sample: Sample, ruler: Sample, ranges: Sequence[EnergyRange], options: Options
-) -> np.ndarray:
-    """Mean and RMS of E_tot/E_inc in each range, without what are outliers to the ruler.
+def response_curve(sample: Sample, ranges: Sequence[EnergyRange], options: Options) -> np.ndarray:
+    """Mean and RMS of E_tot/E_inc in each range, without the sample's outliers.
 
     Returns (2, 1 + R, ranges), bootstrap replicas after the numbers themselves.
     """
@@ -102,8 +101,8 @@ def response_curve(
     moments = []
     for own in ranges:
         rows = own.holds(sample.incident_energy)
-        bins = response_bins(ruler.distributions[RATIO][own.holds(ruler.incident_energy)])
-        moments.append(mean_and_rms(sample.distributions[RATIO][rows], bins, weights[rows]))
+        values = sample.distributions[RATIO][rows]
+        moments.append(mean_and_rms(values, response_bins(values), weights[rows]))
     return np.stack(moments, axis=2)
 
 
@@ -125,16 +124,17 @@ def measure_response(
         bins = response_bins(ruler.distributions[RATIO][own.holds(ruler.incident_energy)])
         values = [each.distributions[RATIO][mask] for each, mask in zip(samples, rows, strict=True)]
         drawn = [each[mask] for each, mask in zip(weights, rows, strict=True)]
-        statistics = [mean_and_rms(v, bins, w) for v, w in zip(values, drawn, strict=True)]
+        windows = [response_bins(each) for each in values]
+        statistics = [mean_and_rms(*each) for each in zip(values, windows, drawn, strict=True)]
         for found, first, second in zip(differences.values(), *statistics, strict=True):
             with np.errstate(divide="ignore", invalid="ignore"):
-                # nothing but outliers: all of the response is missing
+                # no energy at all: all of the response is missing
                 found[own.label] = np.nan_to_num(first / second, nan=0.0, posinf=0.0) - 1
         filled = replace(bins, open_ended=True)
         chi2[own.label] = chi_squared(
             *(weighted_histograms(v, filled, np.ones((len(v), 1)))[0] for v in values)
         )
-        if words := unlike([bins.indices(v) < 0 for v in values]):
+        if words := unlike([b.indices(v) < 0 for b, v in zip(windows, values, strict=True)]):
             warnings += (
                 f"response at {own.label}: of the generated and reference showers {words} are "
                 "outliers, which mean and RMS leave out",

@@ -163,8 +163,7 @@ def response_curves(samples: Samples) -> Figure:
     energy = [np.exp(np.log(ruler.incident_energy[each] / GEV).mean()) for each in rows]
     options = Options(replicas=REPLICAS)
     curves = {
-        name: response.response_curve(each, ruler, ranges, options)
-        for name, each in samples.items()
+        name: response.response_curve(each, ranges, options) for name, each in samples.items()
     }
     figure = plt.figure(figsize=(9.6, 4.4), layout="constrained")
     grid = figure.add_gridspec(1, 2)
