@@ -433,7 +433,9 @@ def features(
 
 @app.command()
 def evaluate(
-    file: Annotated[Path, typer.Argument(help="Generated showers, in the public format.")],
+    file: Annotated[
+        Path, typer.Argument(help="Generated showers: cells in the public format, or point clouds.")
+    ],
     dataset: DatasetOption,
     reference: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Default: the dataset's evaluation sample.")
@@ -456,29 +458,40 @@ def evaluate(
 ) -> None:
     """Score showers against Geant4, with uncertainties and the Geant4-against-Geant4 floor.
 
-    The file is read in chunks; a killed run goes on at the metric it was in.
+    The file is read in chunks; a killed run goes on at the metric it was in. Points are summed into
+    the cells of the dataset, and scored as points, too.
 
     Example: `calostudy evaluate generated.h5 --dataset calogan-eplus --report report`
     """
     import pooch
 
+    from calostudy.datasets import clouds_path, showers_path
     from calostudy.datasets import dataset as catalogue_entry
-    from calostudy.datasets import showers_path
-    from calostudy.metrics import DEFAULT, METRICS, Sample
+    from calostudy.metrics import CLOUD_METRICS, DEFAULT, METRICS, Sample
     from calostudy.metrics import evaluate as score
     from calostudy.provenance import provenance
     from calostudy.tables import energy_rows, score_rows
 
     entry = catalogue_entry(dataset)
-    sets = {None: DEFAULT, "all": tuple(METRICS)}
-    names = sets[metrics] if metrics in sets else tuple(metrics.split(","))
-    truth = reference or showers_path(dataset, "evaluation")
     generated = Sample.open(file, entry, progress=True)
-    geant4 = Sample.open(truth, entry, "reference", progress=True)
-    other = showers_path(dataset, "train")
+
+    def shipped(split: str, label: str) -> Sample:
+        clouds = None if generated.points is None else clouds_path(dataset, split)
+        path = showers_path(dataset, split)
+        return Sample.open(path, entry, label, clouds=clouds, progress=True)
+
+    truth = reference or showers_path(dataset, "evaluation")
     floor = None
-    if reference is None and other.exists():
-        floor = Sample.open(other, entry, "floor")[: len(geant4)]
+    if reference:
+        geant4 = Sample.open(reference, entry, "reference", progress=True)
+    else:
+        geant4 = shipped("evaluation", "reference")
+        if showers_path(dataset, "train").exists():
+            floor = shipped("train", "floor")[: len(geant4)]
+    points = all(sample.points is not None for sample in (generated, geant4))
+    also = tuple(CLOUD_METRICS) if points else ()
+    sets = {None: DEFAULT + also, "all": (*METRICS, *also)}
+    names = sets[metrics] if metrics in sets else tuple(metrics.split(","))
     which = hashlib.sha256(f"{file.resolve()} {truth.resolve()}".encode()).hexdigest()[:16]
     keep = pooch.os_cache("calostudy") / f"evaluation-{which}"
     scores = score(

@@ -110,6 +110,14 @@ class PointClouds:
         cells = sum_into_cells(geometry, self.offsets, self.position, self.energy, shift)
         return Showers(geometry, self.incident_energy, cells.astype(np.float32))
 
+    def on_lattice(self, geometry: Calorimeter, factor: int = FACTOR) -> np.ndarray:
+        """Eta and phi (M, 2) of the centres of the cells of a finer lattice that the points are in.
+
+        The lattice is that of `clustered`, whose points keep their places.
+        """
+        low, pitch = _lattice(geometry, factor)
+        return low + (np.floor((self.position[:, :2] - low) / pitch) + 0.5) * pitch
+
     def clustered(self, geometry: Calorimeter, factor: int = FACTOR) -> PointClouds:
         """Join the points of each shower that share a layer and a cell of a finer lattice.
 
@@ -117,8 +125,7 @@ class PointClouds:
         Points are at the centres of the lattice and the middle of the layers. At most `MAXIMUM`
         points are kept, those with the largest energies.
         """
-        pitch = np.array([np.diff(edges).mean() for edges in geometry.layers[0].edges]) / factor
-        low = np.array([edges[0] for edges in geometry.layers[0].edges])
+        low, pitch = _lattice(geometry, factor)
         layer = self.layer_index(geometry)
         inside = layer >= 0
         place = np.floor((self.position[inside, :2] - low) / pitch).astype(np.int64)
@@ -149,6 +156,13 @@ class PointClouds:
         )
 
 
+def _lattice(geometry: Calorimeter, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where a lattice with so many cells to the side of a cell begins, and its pitch, mm."""
+    edges = geometry.layers[0].edges
+    pitch = np.array([np.diff(axis).mean() for axis in edges]) / factor
+    return np.array([axis[0] for axis in edges]), pitch
+
+
 def _offsets(counts) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
@@ -165,7 +179,7 @@ def read(path: str | os.PathLike, rows: slice = slice(None)) -> PointClouds:
         if not len(range(n)[rows]):
             raise UsageError(f"{path}: has {n} showers, rows {rows} select none of them")
         energy = file["energy"][rows].astype(np.float64).reshape(-1)
-        events = file["events"][rows].astype(np.float64)
+        events = file["events"][rows]
         front = file.attrs.get("front_face_mm")
     for name, values in (("energy", energy), ("events", events)):
         if not np.isfinite(values).all():
@@ -173,13 +187,19 @@ def read(path: str | os.PathLike, rows: slice = slice(None)) -> PointClouds:
     if (energy <= 0).any() or (events[..., 3] < 0).any():
         raise DataError(f"{path}: negative or zero energies, expected GeV above zero")
     present = events[..., 3] > 0
-    points = events[present]
+    points = events[present].astype(np.float64)
     ratio = points[:, 3].sum() / energy.sum()
     if ratio > 1.0:
         raise DataError(f"{path}: events hold {ratio:.3g} of the incident energy; expected GeV")
     depth = _depth(path, points[:, 1]) if front is None else points[:, 1] - front
     position = np.column_stack([points[:, 0], points[:, 2], depth])
     return PointClouds(GEV * energy, _offsets(present.sum(axis=1)), position, GEV * points[:, 3])
+
+
+def is_clouds(path: str | os.PathLike) -> bool:
+    """Whether a file is one of point clouds. Raises DataError when it is no HDF5 file."""
+    with open_file(path) as file:
+        return "events" in file
 
 
 def count(path: str | os.PathLike) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -84,6 +84,8 @@ def _figures(
     if len(reference.entry.calorimeter.layers) > 1:
         yield "Distances between layers", evaluation.shape_grid(both, "distance")
 
+    yield from _profiles(both)
+
     samples = {name: sample[:PICTURED].showers for name, sample in both.items()}
     shown = f"first {max(map(len, samples.values())):,} showers"
     yield f"Average showers, {shown}", plots.layer_images(samples)
@@ -96,6 +98,17 @@ def _figures(
     yield f"Longitudinal profile, {shown}", plots.longitudinal_profile(samples)
     few = {name: sample[:PICTURED] for name, sample in both.items()}
     yield f"Texture: Moran's I, {shown}", evaluation.morans_i(few)
+
+
+def _profiles(samples: Mapping[str, Sample]) -> Iterator[tuple[str, Figure]]:
+    """Hits and profiles of the cells, and of the points where all samples have them."""
+    forms = {"cells hit": "profiles", "points": "points"}
+    for words, name in forms.items():
+        found = {label: getattr(sample, name) for label, sample in samples.items()}
+        if None not in found.values():
+            geometry = next(iter(samples.values())).entry.calorimeter
+            caption = f"Number of {words}, energy by layer and around the axis"
+            yield caption, evaluation.profiles_beside(found, geometry, words)
 
 
 def write_report(

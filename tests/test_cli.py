@@ -1,6 +1,7 @@
 """The command line is a contract: names, options, exit status, and JSON that is JSON alone."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import h5py
@@ -11,7 +12,8 @@ from toy_showers import toy_showers
 
 from calostudy import cli
 from calostudy.calorimeter import calorimeter
-from calostudy.datasets import DATASETS
+from calostudy.datasets import DATASETS, clouds_path, load
+from calostudy.metrics import CLOUD_METRICS
 from calostudy.showers import read, write
 
 COMMANDS = (
@@ -181,6 +183,158 @@ def test_evaluate_of_another_datasets_file_is_status_1(run, showers_file):
     status, _, err = run("evaluate", showers_file, "--dataset", "ds2")
     assert status == 1
     assert "calogan" in err
+
+
+@pytest.fixture(scope="module")
+def photons(tmp_path_factory):
+    """A data folder with some photons in ILD, and files of point clouds beside it.
+
+    "same": other Geant4 showers, not on the lattice of clustered points; "wide": 1.3 times as wide.
+    """
+    folder = tmp_path_factory.mktemp("photons")
+    home = folder / "showers" / "ild-photons"
+    home.mkdir(parents=True)
+    for split in ("train", "evaluation"):
+        write(home / f"{split}.h5", load("ild-photons", split, rows=slice(0, 250)))
+        write_clouds(home / f"{split}.clouds.h5", split, slice(0, 250))
+    for name, scale in (("same", 1.0), ("wide", 1.3)):
+        write_clouds(folder / f"{name}.h5", "evaluation", slice(250, 500), 0.4, scale)
+    return folder
+
+
+def write_clouds(path, split, rows, shift=0.0, scale=1.0):
+    """Shipped point clouds, each point moved at random by up to so many mm, then scaled."""
+    with h5py.File(clouds_path("ild-photons", split)) as shipped, h5py.File(path, "w") as file:
+        file.attrs.update(shipped.attrs)
+        file["energy"], events = shipped["energy"][rows], shipped["events"][rows]
+        moved = events[..., ::2] + np.random.default_rng(1).uniform(
+            -shift, shift, (*events.shape[:2], 2)
+        )
+        events[..., ::2] = scale * moved
+        file["events"] = events
+
+
+FEW = "separation_radial,wasserstein_radial"
+EVALUATION = "showers/ild-photons/evaluation.clouds.h5"
+
+
+@pytest.mark.parametrize(
+    ("reference", "floor", "ranges"),
+    [
+        ((), "another Geant4 sample", ["10-40 GeV", "40-70 GeV", "70-100 GeV"]),
+        (("--reference", EVALUATION), "two halves of the reference", []),  # too few for ranges
+    ],
+    ids=["of the dataset", "a file"],
+)
+def test_evaluate_of_point_clouds_sees_a_wrong_width_and_nothing_between_geant4(
+    run, photons, monkeypatch, reference, floor, ranges
+):
+    monkeypatch.setenv("CALOSTUDY_DATA", str(photons))
+    monkeypatch.chdir(photons)
+    monkeypatch.setattr("calostudy.metrics.DEFAULT", tuple(FEW.split(",")))
+    found = {}
+    for name in ("same", "wide"):
+        status, out, err = run(
+            *("evaluate", f"{name}.h5", "--dataset", "ild-photons", *reference),
+            *("--json", "-"),
+        )
+        assert status == 0, err
+        assert not any(words in err for words in ("empty", "in no cell", "cells alone"))
+        found[name] = json.loads(out)["scores"]
+    for metric in (*FEW.split(","), *CLOUD_METRICS):
+        same, wide = (found[name][metric] for name in ("same", "wide"))
+        assert abs(same["significance"]) < 3
+        assert same["floor_kind"] == floor
+        assert (same["generated"], same["reference"]) == (250, 250)
+        assert list(same["by_energy"]) == ranges
+        if metric.endswith("radial"):
+            assert wide["significance"] > 10
+        elif metric.startswith("cloud"):
+            assert wide["value"] == pytest.approx(same["value"])
+
+
+def _point(column, value):
+    def change(events):
+        events[3, 0, column] = value
+        return events
+
+    return change
+
+
+def _moved(column):
+    return lambda events: events + 1e4 * (np.arange(4) == column)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes", "said"),
+    [
+        ("ds2", {}, "holds point clouds, expected cells: ds2 has none"),
+        ("ild-photons", {"events": _point(0, np.nan)}, "events has NaN"),
+        ("ild-photons", {"events": _point(3, -0.01)}, "negative or zero energies"),
+        ("ild-photons", {"energy": lambda energy: 10 * energy}, "incident energies are not"),
+        ("ild-photons", {"events": _moved(0)}, "showers are empty"),
+        ("ild-photons", {"events": _moved(1)}, "showers are empty"),
+    ],
+    ids=["no clouds", "NaN", "negative", "energies", "beside the cells", "behind the cells"],
+)
+def test_evaluate_of_impossible_point_clouds_is_status_1_with_one_clear_error(
+    run, photons, tmp_path, monkeypatch, dataset, changes, said
+):
+    monkeypatch.setenv("CALOSTUDY_DATA", str(photons))
+    path = tmp_path / "mine.h5"
+    write_clouds(path, "train", slice(0, 20))
+    with h5py.File(path, "r+") as file:
+        for key, change in changes.items():
+            file[key][...] = change(file[key][...])
+    status, out, err = run("evaluate", path, "--dataset", dataset, "--metrics", FEW)
+    assert status == 1
+    assert said in err.replace("\n", "") and err.count("error") == 1
+    assert not out
+
+
+def test_evaluate_says_what_cells_alone_cannot_tell(run, photons, monkeypatch):
+    monkeypatch.setenv("CALOSTUDY_DATA", str(photons))
+    grid = photons / "showers" / "ild-photons" / "train.h5"
+    arguments = ("--dataset", "ild-photons", "--no-by-energy", "--json", "-")
+    status, _, err = run("evaluate", grid, *arguments, "--metrics", "cloud_separation_hits")
+    assert status == 1
+    assert "generated showers are cells alone" in err
+    for pair in ((photons / "same.h5", grid), (grid, photons / "same.h5")):
+        status, out, _ = run(
+            *("evaluate", pair[0], *arguments, "--reference", pair[1], "--metrics", FEW)
+        )
+        assert status == 0
+        warnings = json.loads(out)["scores"]["separation_radial"]["warnings"]
+        assert any("compared by their cells" in text for text in warnings)
+
+
+def test_points_beside_the_cells_are_warned_about(run, photons, tmp_path, monkeypatch):
+    monkeypatch.setenv("CALOSTUDY_DATA", str(photons))
+    path = tmp_path / "mine.h5"
+    write_clouds(path, "train", slice(0, 60))
+    with h5py.File(path, "r+") as file:
+        file["events"][:, ::4, 0] += 200  # mm
+    status, out, _ = run(
+        *("evaluate", path, "--dataset", "ild-photons", "--metrics", FEW, "--json", "-")
+    )
+    assert status == 0
+    (warning,) = (
+        text
+        for text in json.loads(out)["scores"]["separation_radial"]["warnings"]
+        if "in no cell above the threshold" in text
+    )
+    assert warning.startswith("2") and "(1." in warning  # a quarter, and what Geant4 has there
+
+
+def test_clouds_of_other_showers_than_the_cells_are_refused(run, photons, tmp_path, monkeypatch):
+    home = tmp_path / "showers" / "ild-photons"
+    shutil.copytree(photons / "showers" / "ild-photons", home)
+    shutil.copy(photons / "same.h5", home / "evaluation.clouds.h5")
+    monkeypatch.setenv("CALOSTUDY_DATA", str(tmp_path))
+    status, _, err = run("evaluate", photons / "wide.h5", "--dataset", "ild-photons")
+    assert status == 1
+    assert "evaluation.clouds.h5" in err.replace("\n", "")
+    assert "expected the same showers" in " ".join(err.split())
 
 
 @pytest.fixture

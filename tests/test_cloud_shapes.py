@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
 from calostudy.calorimeter import calorimeter
-from calostudy.clouds import PointClouds
+from calostudy.clouds import FACTOR, PointClouds
 from calostudy.datasets import dataset, load, load_clouds
 from calostudy.metrics.cloud_shapes import compare_profiles, measure_profiles
 from calostudy.metrics.measurement import Options
@@ -89,6 +89,20 @@ def test_rows_of_profiles_are_of_those_showers(clouds):
     for name in ("hits", "longitudinal", "radial"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
         np.testing.assert_array_equal(getattr(whole[rows], name), getattr(whole, name)[rows])
+
+
+def test_where_in_a_cell_of_the_lattice_a_point_lies_makes_no_difference(clouds):
+    rng = np.random.default_rng(1)
+    pitch = np.diff(ILD.layers[0].edges[0])[0] / FACTOR
+    position = clouds.position.copy()
+    position[:, :2] += rng.uniform(-0.499, 0.499, (len(position), 2)) * pitch
+    first, second = (
+        cloud_profiles(each, ILD) for each in (clouds, replace(clouds, position=position))
+    )
+    np.testing.assert_array_equal(first.radial, second.radial)
+    distance = np.hypot(*clouds.position[:, :2].T)
+    expected, _ = np.histogram(distance, FINE, weights=clouds.energy)
+    np.testing.assert_allclose(first.radial.sum(axis=0), expected, rtol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from toy_showers import toy_showers
 
 from calostudy import showers as shower_files
-from calostudy.datasets import dataset
+from calostudy.clouds import Writer
+from calostudy.datasets import dataset, load_clouds
 from calostudy.errors import DataError
-from calostudy.metrics import Options, Sample, evaluate, kept
+from calostudy.metrics import CLOUD_METRICS, Options, Sample, evaluate, kept
 from calostudy.metrics.measures import METRICS
 from calostudy.metrics.observables import observables
+from calostudy.metrics.rings import cloud_profiles
 from calostudy.showers import Showers
 from calostudy.tables import score_rows
 
@@ -105,6 +107,32 @@ def test_a_killed_evaluation_goes_on_at_the_metric_it_was_in(tmp_path, monkeypat
     resumed = evaluate(*showers, EPLUS, wanted, replicas=5, keep=tmp_path)
     assert calls.count("separation_power") == 2  # once for the showers, once for the floor
     assert resumed == evaluate(*showers, EPLUS, wanted, replicas=5)
+
+
+def test_point_clouds_read_in_chunks_are_their_cells_and_their_profiles(tmp_path):
+    entry = dataset("ild-photons")
+    clouds = load_clouds("ild-photons", "evaluation", rows=slice(0, 30))
+    with Writer(tmp_path / "clouds.h5", mantissa_bits=10, front_face=0) as writer:
+        writer.append(clouds)
+    sample = Sample.open(tmp_path / "clouds.h5", entry, chunk=7)
+    for found, rows in ((sample, slice(None)), (sample[3:20], slice(3, 20))):
+        expected = clouds[rows].to_showers(entry.calorimeter)
+        np.testing.assert_allclose(found.showers.cells, expected.cells, rtol=1e-5)
+        np.testing.assert_allclose(found.points.hits, clouds[rows].counts)
+        radial = cloud_profiles(clouds[rows], entry.calorimeter).radial
+        np.testing.assert_allclose(found.points.radial, radial, rtol=1e-5)
+
+
+def test_what_is_kept_of_other_points_of_the_same_cells_is_not_taken(tmp_path):
+    cells = Sample.of(toy_showers("calogan-eplus", 80, 1), EPLUS)
+    points = replace(cells.profiles, hits=cells.profiles.hits + np.arange(80))
+    samples = [replace(cells, points=each) for each in (cells.profiles, points)]
+    found = [
+        kept.measure(CLOUD_METRICS["cloud_wasserstein_hits"], pair, Options(replicas=5), tmp_path)
+        for pair in ((samples[0],) * 3, (samples[1], samples[0], samples[0]))
+    ]
+    same, other = (each["cloud_wasserstein_hits"].value for each in found)
+    assert same < 1e-12 < other
 
 
 @pytest.mark.parametrize("change", ["showers", "options", "broken"])

@@ -1,13 +1,17 @@
 """Figures of an evaluation draw what the metrics measure, for shallow and deep calorimeters."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from toy_showers import toy_showers
 
-from calostudy.datasets import dataset
+from calostudy import report
+from calostudy.datasets import dataset, load_clouds
 from calostudy.metrics.distances import correlations
 from calostudy.metrics.ranges import energy_ranges
+from calostudy.metrics.rings import cloud_profiles
 from calostudy.metrics.sample import Sample
 from calostudy.plots import evaluation
 
@@ -122,3 +126,16 @@ def test_profiles_are_energy_per_shower(name):
     assert labels(figure) == ["cells hit", "layer", "distance from the axis [mm]"]
     total = figure.axes[2].patches[0].get_data().values.sum()
     assert total == pytest.approx(found["Geant4"].observables["E_tot"].mean())
+
+
+def test_points_have_a_figure_beside_that_of_the_cells():
+    entry = dataset("ild-photons")
+    both = {}
+    for split in ("evaluation", "train"):
+        clouds = load_clouds("ild-photons", split, rows=slice(0, 60))
+        sample = Sample.of(clouds.to_showers(entry.calorimeter), entry)
+        both[split] = replace(sample, points=cloud_profiles(clouds, entry.calorimeter))
+    drawn = [labels(figure)[0] for _, figure in report._profiles(both)]
+    assert drawn == ["cells hit", "points"]
+    both["train"] = replace(both["train"], points=None)
+    assert len(list(report._profiles(both))) == 1

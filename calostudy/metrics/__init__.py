@@ -2,7 +2,16 @@
 
 from calostudy.metrics.evaluation import Score, evaluate
 from calostudy.metrics.measurement import Measurement, Options
-from calostudy.metrics.measures import DEFAULT, METRICS
+from calostudy.metrics.measures import CLOUD_METRICS, DEFAULT, METRICS
 from calostudy.metrics.sample import Sample
 
-__all__ = ["DEFAULT", "METRICS", "Measurement", "Options", "Sample", "Score", "evaluate"]
+__all__ = [
+    "CLOUD_METRICS",
+    "DEFAULT",
+    "METRICS",
+    "Measurement",
+    "Options",
+    "Sample",
+    "Score",
+    "evaluate",
+]

@@ -20,8 +20,16 @@ from calostudy.datasets import dataset as catalogue_entry
 from calostudy.errors import DataError, UsageError
 from calostudy.metrics import kept
 from calostudy.metrics.measurement import EPOCHS, Measurement, Options, Parts
-from calostudy.metrics.measures import HALF, METRICS, OUTSIDE, SHRINKING, TWO_SIDED, WHOLE
-from calostudy.metrics.ranges import filled_ranges
+from calostudy.metrics.measures import (
+    CLOUD_METRICS,
+    HALF,
+    METRICS,
+    OUTSIDE,
+    SHRINKING,
+    TWO_SIDED,
+    WHOLE,
+)
+from calostudy.metrics.ranges import ALL, filled_ranges
 from calostudy.metrics.sample import RATIO, Sample
 from calostudy.showers import Showers
 
@@ -90,6 +98,17 @@ def _sample_warnings(generated: Sample, reference: Sample) -> tuple[str, ...]:
             f"{generated.empty:.1%} of the generated showers are empty "
             f"({reference.empty:.1%} of the reference)"
         )
+    outside = [sample.outside for sample in (generated, reference)]
+    if outside[0] > np.nan_to_num(outside[1]) + OUTSIDE:
+        known = "" if np.isnan(outside[1]) else f" ({outside[1]:.1%} of the reference's)"
+        warnings.append(
+            f"{outside[0]:.1%} of the energy of the generated points{known} is in no cell above "
+            "the threshold: metrics of cells do not see it"
+        )
+    if (generated.points is None) != (reference.points is None):
+        warnings.append(
+            "one sample holds point clouds, the other cells alone: compared by their cells"
+        )
     response = [float(np.median(s.distributions[RATIO])) for s in (generated, reference)]
     if not 1 / OTHER_UNIT < (response[0] + TINY) / (response[1] + TINY) < OTHER_UNIT:
         warnings.append(
@@ -118,11 +137,11 @@ def evaluate(
 ) -> list[Score]:
     """Score generated showers against the reference, with uncertainties and the Geant4 floor.
 
-    metrics: names of `METRICS`. repeats: trainings of each classifier. floor: an independent
-    Geant4 sample, of which as many showers as there are generated ones are compared with the
-    reference; without it two random halves of the reference are compared. Floors that are noise
-    alone are scaled from the halves' size to that of the comparison, those of neighbours
-    extrapolated to it.
+    metrics: names of `METRICS`, and of `CLOUD_METRICS` for samples with point clouds. repeats:
+    trainings of each classifier. floor: an independent Geant4 sample, of which as many showers as
+    there are generated ones are compared with the reference; without it two random halves of the
+    reference are compared. Floors that are noise alone are scaled from the halves' size to that of
+    the comparison, those of neighbours extrapolated to it.
     hidden, epochs, device: of the classifiers; replicas: of the bootstrap.
     by_energy: also score the showers of each range of incident energies by themselves.
     keep: a folder for what is measured; a run that was killed goes on at the metric it was in.
@@ -130,17 +149,18 @@ def evaluate(
     Raises DataError for samples that cannot be compared, UsageError for unknown names.
     """
     entry = catalogue_entry(dataset) if isinstance(dataset, str) else dataset
-    unknown = [name for name in metrics if name not in METRICS]
+    catalogue = METRICS | CLOUD_METRICS
+    unknown = [name for name in metrics if name not in catalogue]
     if unknown or not metrics:
         raise UsageError(
-            f"metrics {', '.join(unknown) or '(none)'}: choose from {', '.join(METRICS)}"
+            f"metrics {', '.join(unknown) or '(none)'}: choose from {', '.join(catalogue)}"
         )
-    generated = _sample(generated, entry, "generated")
-    reference = _sample(reference, entry, "reference")
-    floor = None if floor is None else _sample(floor, entry, "floor")
+    generated = _sample(generated, entry, "generated", metrics)
+    reference = _sample(reference, entry, "reference", metrics)
+    floor = None if floor is None else _sample(floor, entry, "floor", metrics)
     pair, floor_kind = _floor_pair(len(generated), reference, floor, seed)
     options = Options(repeats, seed, hidden, epochs, replicas, device, progress)
-    functions = list(dict.fromkeys(METRICS[name] for name in metrics))
+    functions = list(dict.fromkeys(catalogue[name] for name in metrics))
 
     def compared(rows: Sequence, chosen: Sequence[Callable]) -> Comparisons:
         samples = [s[r] for s, r in zip((generated, reference, *pair), rows, strict=True)]
@@ -172,12 +192,19 @@ def evaluate(
     return [_score(name, whole[name], ranges, sizes, floor_kind, warnings) for name in metrics]
 
 
-def _sample(showers: Showers | Sample, entry: Dataset, label: str) -> Sample:
+def _sample(
+    showers: Showers | Sample, entry: Dataset, label: str, metrics: Sequence[str]
+) -> Sample:
     sample = showers if isinstance(showers, Sample) else Sample.of(showers, entry, label)
     if not sample.radial.any():
         raise DataError(
             f"all {len(sample):,} {label} showers are empty, expected cells with "
             f"{entry.threshold:g} MeV or more"
+        )
+    of_points = [name for name in metrics if name in CLOUD_METRICS]
+    if of_points and sample.points is None:
+        raise DataError(
+            f"{', '.join(of_points)}: the {label} showers are cells alone, expected point clouds"
         )
     return sample
 
@@ -261,6 +288,7 @@ def _score(
     in_ranges |= {
         label: (pair, floor.by_energy.get(label, UNKNOWN))
         for label, pair in found.by_energy.items()
+        if label != ALL
     }
     return Score(
         name=name,

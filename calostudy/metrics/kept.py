@@ -54,6 +54,9 @@ def _key(function: Callable, samples: tuple[Sample, ...], options: Options) -> s
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for sample in samples:
         digest.update(sample.entry.name.encode())
-        for values in (sample.incident_energy, sample.largest, *sample.observables.values()):
+        arrays = [sample.incident_energy, sample.largest, *sample.observables.values()]
+        if sample.points is not None:
+            arrays += [sample.points.hits, sample.points.longitudinal, sample.points.radial]
+        for values in arrays:
             digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:32]

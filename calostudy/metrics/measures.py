@@ -13,7 +13,7 @@ import numpy as np
 
 from calostudy.metrics import distances
 from calostudy.metrics.classifier import Classification, classify
-from calostudy.metrics.cloud_shapes import measure_profiles
+from calostudy.metrics.cloud_shapes import CLOUD, measure_clouds, measure_profiles
 from calostudy.metrics.features import high_level_features
 from calostudy.metrics.groups import measure_groups
 from calostudy.metrics.histograms import mean_separation, separations
@@ -310,6 +310,13 @@ METRICS: dict[str, Metric] = {
 One function may give several metrics, which it computes together.
 """
 
+CLOUD_METRICS: dict[str, Metric] = {
+    f"{CLOUD}{name}": measure_clouds
+    for name, metric in METRICS.items()
+    if metric is measure_profiles
+}
+"""The same for samples with point clouds."""
+
 DEFAULT = tuple(
     name for name, metric in METRICS.items() if metric not in (measure_low_normed, measure_resnet)
 )
@@ -337,6 +344,7 @@ SHRINKING: dict[str, float] = {
     "fpd": 1.0,
     "kpd": 1.0,
 }
+SHRINKING |= {name: SHRINKING[name.removeprefix(CLOUD)] for name in CLOUD_METRICS}
 
 # A difference on either side of the floor is one: a model that keeps to the crowded places has a
 # higher density and precision than Geant4 itself.

@@ -106,9 +106,13 @@ def cell_radial(showers: Showers, threshold: float) -> np.ndarray:
 
 
 def cloud_profiles(clouds: PointClouds, geometry: Calorimeter) -> Profiles:
-    """Profiles of point clouds in the layers of a calorimeter with known depths."""
+    """Profiles of point clouds in the layers of a calorimeter with known depths.
+
+    Distances are those of the lattice on which clustered points lie: points anywhere in its cells
+    are not told from points in the middle.
+    """
     fine = len(FINE) - 1
-    ring = _ring(FINE, np.hypot(*clouds.position[:, :2].T))
+    ring = _ring(FINE, np.hypot(*clouds.on_lattice(geometry).T))
     radial = np.bincount(clouds.shower * fine + ring, clouds.energy, len(clouds) * fine)
     return Profiles(
         0.5 * (FINE[1:] + FINE[:-1]),

@@ -7,17 +7,18 @@ metrics that look at all cells at once (classifiers, neighbours) ask for `Sample
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from calostudy import clouds as point_clouds
 from calostudy.datasets import Dataset
 from calostudy.errors import DataError
 from calostudy.metrics.observables import observable_names, observables
-from calostudy.metrics.rings import Profiles, cell_radial, cell_rings
+from calostudy.metrics.rings import Profiles, cell_radial, cell_rings, cloud_profiles
 from calostudy.showers import Showers, concatenate, count, iterate
 
 RATIO = "E_tot/E_inc"
@@ -58,7 +59,7 @@ class Sample:
     incident_energy: (N,) MeV. observables: those of `calostudy.metrics.observables`, each (N,),
     after the minimum-energy cut. largest: the hottest cell of each shower (N,) in MeV. radial:
     energy after the cut at the distances of `cell_rings`, (N, D) MeV. chunks: the showers
-    themselves, read anew at each call.
+    themselves, read anew at each call. points: profiles of the same showers as point clouds.
     """
 
     entry: Dataset
@@ -67,6 +68,7 @@ class Sample:
     largest: np.ndarray = field(repr=False)
     radial: np.ndarray = field(repr=False)
     chunks: Callable[[], Iterator[Showers]] = field(repr=False)
+    points: Profiles | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, showers: Showers, entry: Dataset, label: str = "generated") -> Sample:
@@ -81,19 +83,32 @@ class Sample:
         entry: Dataset,
         label: str = "generated",
         *,
+        clouds: str | Path | None = None,
         chunk: int | None = None,
         progress: bool = False,
     ) -> Sample:
-        """A sample in a file of the dataset's format, of which one chunk at a time is in memory.
+        """A sample in a file, of which one chunk at a time is in memory.
 
-        chunk: showers read at once, by default some megabytes.
+        path: of the dataset's format, or of point clouds, whose points are summed into the cells.
+        clouds: point clouds of the same showers. chunk: showers read at once, by default some
+        megabytes.
         Raises DataError for a file that is broken or not of the dataset.
         """
-        total = count(path, entry.calorimeter)
-        chunk = chunk or max(1, CHUNK_BYTES // (4 * entry.calorimeter.cells))
+        geometry = entry.calorimeter
+        chunk = chunk or max(1, CHUNK_BYTES // (4 * geometry.cells))
+        if of_points := point_clouds.is_clouds(path):
+            if not any(file.clouds for file in entry.public_files):
+                raise DataError(
+                    f"{path}: holds point clouds, expected cells: {entry.name} has none"
+                )
+            clouds, total = path, point_clouds.count(path)
+        else:
+            total = count(path, geometry)
 
         def chunks() -> Iterator[Showers]:
-            return iterate(path, entry.calorimeter, chunk=chunk, energy_range=entry.energies.range)
+            if of_points:
+                return (part.to_showers(geometry) for part in point_clouds.iterate(path, chunk))
+            return iterate(path, geometry, chunk=chunk, energy_range=entry.energies.range)
 
         with tqdm(
             total=total,
@@ -108,7 +123,21 @@ class Sample:
                     yield showers
                     bar.update(len(showers))
 
-            return cls._summarise(entry, checked, chunks, empty=f"{path}: there are no showers")
+            sample = cls._summarise(entry, checked, chunks, empty=f"{path}: there are no showers")
+        return sample if clouds is None else sample._with_points(clouds, chunk)
+
+    def _with_points(self, path: str | Path, chunk: int) -> Sample:
+        energy, parts = [], []
+        for clouds in point_clouds.iterate(path, chunk):
+            energy.append(clouds.incident_energy)
+            parts.append(cloud_profiles(clouds, self.entry.calorimeter))
+        energy = np.concatenate(energy)
+        if len(energy) != len(self) or not np.allclose(energy, self.incident_energy, rtol=1e-5):
+            raise DataError(
+                f"{path}: {len(energy):,} point clouds of other incident energies than the "
+                f"{len(self):,} showers on cells, expected the same showers"
+            )
+        return replace(self, points=Profiles.join(parts))
 
     @classmethod
     def _summarise(
@@ -159,6 +188,7 @@ class Sample:
             self.largest[chosen],
             self.radial[chosen],
             chunks,
+            None if self.points is None else self.points[chosen],
         )
 
     @cached_property
@@ -200,6 +230,13 @@ class Sample:
         """Hits, energy by layer and by distance from the axis, of the cells after the cut."""
         distance, _ = cell_rings(self.entry.calorimeter)
         return Profiles(distance, self.hits, self.layer_energies, self.radial)
+
+    @property
+    def outside(self) -> float:
+        """Share of the points' energy in no cell above the threshold; NaN for cells alone."""
+        if self.points is None:
+            return float("nan")
+        return 1 - float(self.radial.sum() / max(self.points.radial.sum(), 1e-30))
 
     @property
     def empty(self) -> float:
