@@ -234,7 +234,9 @@ def measure(plan: Plan, out: str | Path, progress: bool = True) -> Path:
         pool = Pool.open(plan.dataset)
         for n, trial, wanted in missing:
             for lines in compare(pool, n, trial, plan.seed, wanted) if wanted else ():
-                _append(out, lines)
+                # a function measures all its metrics, those that are there among them
+                known = there.get((n, trial, lines[0]["defect"], lines[0]["strength"]), ())
+                _append(out, [line for line in lines if line["metric"] not in known])
                 bar.update()
     return out
 

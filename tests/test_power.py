@@ -104,6 +104,16 @@ def test_a_scan_goes_to_twice_the_nominal_strength_but_not_beyond_all():
     assert plan.strengths("mode_dropped", 100) == [10]
 
 
+def test_a_metric_that_is_measured_with_others_is_added_without_them(small_data, tmp_path):
+    out = tmp_path / "power.csv"
+    plan = replace(QUICK, metrics=("mean_response",))
+    whole = read_power(measure(plan, out, progress=False))
+    whole[whole["metric"] != "mean_response"].to_csv(out, index=False)
+    again = read_power(measure(plan, out, progress=False))
+    assert not again.duplicated(list(KEY)).any()
+    assert len(again) == len(whole)
+
+
 def test_the_values_are_those_of_the_metrics_for_the_planted_showers(small_data, tmp_path):
     out = tmp_path / "power.csv"
     measure(QUICK, out, progress=False)
