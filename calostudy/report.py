@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from calostudy import plots
 from calostudy.files import atomic_path
 from calostudy.metrics import Sample, Score
+from calostudy.metrics.classifier import MINIMUM_SHOWERS
+from calostudy.metrics.diagnosis import diagnose_quickly
 from calostudy.metrics.histograms import binning
 from calostudy.metrics.ranges import filled_ranges
 from calostudy.metrics.ranking import Ranking
@@ -98,6 +100,12 @@ def _figures(
     yield f"Longitudinal profile, {shown}", plots.longitudinal_profile(samples)
     few = {name: sample[:PICTURED] for name, sample in both.items()}
     yield f"Texture: Moran's I, {shown}", evaluation.morans_i(few)
+    if min(map(len, samples.values())) >= MINIMUM_SHOWERS:
+        found = diagnose_quickly(samples["generated"], samples["Geant4"], reference.entry)
+        says = "; ".join(found.warnings)
+        caption = f"What gives the generated showers away {f'({says})' if says else ''}"
+        yield caption, plots.layer_shares(found)
+        yield "Cells that give the generated showers away", plots.importance_images(found)
 
 
 def _profiles(samples: Mapping[str, Sample]) -> Iterator[tuple[str, Figure]]:

@@ -14,7 +14,7 @@ from calostudy.datasets import load, showers_path
 from calostudy.errors import UsageError
 from calostudy.generation import generate_showers
 from calostudy.metrics import DEFAULT, Score, evaluate
-from calostudy.metrics.diagnosis import Diagnosis, diagnose
+from calostudy.metrics.diagnosis import Diagnosis, diagnose_quickly
 from calostudy.metrics.histograms import binning
 from calostudy.metrics.sample import Sample
 from calostudy.models import build, shipped_weights
@@ -25,9 +25,6 @@ from calostudy.showers import Showers
 from calostudy.tables import published_scores
 from calostudy.training import train
 from calostudy.walks.walk import Walk
-
-DIAGNOSED = 2000  # showers of each sample; it shows where to look, and is no score
-DIAGNOSIS_NODES = 256
 
 
 class ModelWalk(Walk):
@@ -137,9 +134,9 @@ class ModelWalk(Walk):
         return {n: binning(n, self.entry, v).edges for n, v in reference.distributions.items()}
 
     def diagnosis(self, samples: Mapping[str, Showers]) -> Diagnosis:
-        """Which cells give the surrogate away, by classifiers of at most 2,000 showers each."""
-        geant4, generated = (showers[:DIAGNOSED] for showers in samples.values())
-        return diagnose(generated, geant4, self.entry, hidden=DIAGNOSIS_NODES, seed=self.seed)
+        """Which cells give the surrogate away; it shows where to look, and is no score."""
+        geant4, generated = samples.values()
+        return diagnose_quickly(generated, geant4, self.entry, seed=self.seed)
 
     @staticmethod
     def separation_rows(scores: list[Score], most: int = 20) -> list[dict[str, Any]]:
