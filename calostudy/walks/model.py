@@ -142,7 +142,7 @@ class ModelWalk(Walk):
     def separation_rows(scores: list[Score], most: int = 20) -> list[dict[str, Any]]:
         """The observables with the largest separation power, largest first."""
         details = next(score.details for score in scores if score.name == "separation_power")
-        rows = [{"name": name, **values} for name, values in details.items()]
+        rows = [{"name": n, **part} for n, part in details.items() if part["value"] is not None]
         return sorted(rows, key=lambda row: -row["value"])[:most]
 
     def worst(self, scores: list[Score], count: int) -> list[str]:
@@ -165,6 +165,7 @@ class ModelWalk(Walk):
                 details=score.as_dict(),
             )
             for score in scores
+            if score.value is not None  # the page's table says why
         ]
         result = Result(
             kind=self.kind,
