@@ -12,6 +12,7 @@ from calostudy.errors import UsageError
 from calostudy.models import caloinn
 from calostudy.models.caloinn import FLOW, Logarithm, Logit
 from calostudy.networks.coupling import CouplingFlow
+from calostudy.samplers.noise import normal
 from calostudy.showers import Showers
 from calostudy.training import train
 
@@ -102,7 +103,7 @@ def test_showers_survive_the_way_to_the_flow_and_back(small, name, size):
     assert values.shape == (20, surrogate.dataset.calorimeter.cells + layers)
     np.testing.assert_allclose(2.0 ** condition[:, 0] * 1e3, showers.incident_energy)
     back = surrogate._to_showers(values, showers.incident_energy)
-    cut = max(surrogate.dataset.threshold, caloinn.SMALLEST_CELL)
+    cut = surrogate.dataset.threshold
     kept = showers.above_threshold(cut)
     # Lost are cells next to the cut, or below the width of the noise.
     lost = 1.1 * cut + 3 * surrogate._map.noise * showers.cells.sum(axis=1)
@@ -124,7 +125,7 @@ def test_samples_are_showers_and_do_not_depend_on_the_batch(small, name, size):
     np.testing.assert_array_equal(whole.cells, np.concatenate([p.cells for p in parts]))
     assert np.isfinite(whole.cells).all() and (whole.cells >= 0).all()
     hit = whole.cells[whole.cells > 0]
-    assert len(hit) and hit.min() >= max(surrogate.dataset.threshold, caloinn.SMALLEST_CELL)
+    assert len(hit) and hit.min() >= surrogate.dataset.threshold
     assert not np.array_equal(whole.cells, surrogate.sample(energies, seed=6).cells)
 
 
@@ -204,3 +205,13 @@ def test_training_lowers_the_loss_from_where_the_flow_was_initialised(small, tmp
         after = trained.loss(FLOW, trained.prepare(FLOW, showers)).mean().item()
     assert after < before - 5.0
     assert models.read_card(tmp_path)["parameters"] == trained.parameters_by_network()
+
+
+def test_the_fused_inverse_equals_the_eager_one_on_the_shipped_weights():
+    directory = models.shipped_weights("caloinn", "ds1-photons", "embedded")
+    flow = models.load(directory).networks[FLOW]
+    # noise far beyond the splines' bound too
+    noise = normal(1, 0, 6, flow.features) * np.array([1, 1, 1, 1, 8, 8])[:, None]
+    condition = np.linspace(-2.0, 12.0, 6)[:, None]
+    fast, slow = (caloinn.SAMPLERS[k](flow, "float64")(noise, condition) for k in caloinn.SAMPLERS)
+    assert np.abs(fast - slow).max() <= 1e-10

@@ -28,7 +28,6 @@ from torch import Tensor
 from calostudy import preprocessing as pre
 from calostudy.energies import GEV
 from calostudy.errors import UsageError
-from calostudy.models.caloflow import SMALLEST_CELL
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.cubic_spline import CubicSettings
@@ -111,7 +110,7 @@ STRUCTURE: dict[str, dict[str, CouplingStructure]] = {
 _CYCLE = {"rise": 0.4, "start": 10, "end": 1e4}
 _DS1_RECIPE = TrainingRecipe(450, 512, 1e-4, "onecycle", _CYCLE, validation=0.01)
 _EMBEDDED = TrainingRecipe(
-    75, 64, 2e-3, "onecycle", {"rise": 0.45, "start": 25, "end": 1e3}, validation=0.1, clip=50.0
+    110, 64, 2e-3, "onecycle", {"rise": 0.45, "start": 25, "end": 1e3}, validation=0.1, clip=50.0
 )
 
 RECIPES = {
@@ -208,7 +207,7 @@ class CaloINN(Surrogate):
     ) -> Showers:
         """Showers (cells float32) for incident energies (N,) in MeV.
 
-        Cells below the data set's threshold, at least `SMALLEST_CELL`, are 0.
+        Cells below the data set's threshold are 0.
 
         `sampler` is one of `SAMPLERS`: by default "fused", compiled for the purpose; "eager" is
         the same function by plain torch, the yardstick. `precision` of the network is "float32"
@@ -233,7 +232,7 @@ class CaloINN(Surrogate):
         energies = pre.energies_from_fractions(u, torch.as_tensor(energy), self._response)
         cells = pre.scale_layers(voxels, energies, calorimeter.slices)
         showers = Showers(calorimeter, energy, cells.numpy().astype(np.float32))
-        return showers.above_threshold(max(self.dataset.threshold, SMALLEST_CELL))
+        return showers.above_threshold(self.dataset.threshold)
 
     @property
     def _scale(self) -> float:

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from calostudy.errors import UsageError
-from calostudy.networks import cubic_vectors, simd, spline_vectors
+from calostudy.networks import cubic_spline, cubic_vectors, simd, spline_vectors
 from calostudy.networks.coupling import SLOPE, CouplingBlock, CouplingFlow
 from calostudy.networks.cubic_spline import CubicSettings, inverse_cubic_spline
 from calostudy.networks.cubic_vectors import emit_inverse_cubic
@@ -318,4 +318,4 @@ def _compiled(sources):
     return transform
 
 
-transform = _compiled(source_stamp(simd, spline_vectors, cubic_vectors, maf_kernels))
+transform = _compiled(source_stamp(simd, spline_vectors, cubic_spline, cubic_vectors, maf_kernels))
