@@ -607,7 +607,7 @@ def time(
     weights: Annotated[Path | None, typer.Option(metavar="DIR", help="Trained weights.")] = None,
     untrained: Annotated[bool, typer.Option(help="Random weights; the table says so.")] = False,
     against: Annotated[
-        str | None, typer.Option(help="Interleave this yardstick and give the ratio: nflows.")
+        str | None, typer.Option(help="Interleave nflows or eager, and give the ratio.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 9,
     to_json: Json = None,
