@@ -219,20 +219,20 @@ def _names(result: Result) -> dict[str, str]:
 
 
 def scores_table(results: Sequence[Result]) -> list[dict[str, str]]:
-    """One row per surrogate, dataset and metric: value, Geant4 floor, distance between them."""
-    return [
-        _names(result)
-        | {
-            "showers": f"{result.sample_size:,}",
-            "metric": number.name,
-            "value": plus_minus(number.value, number.uncertainty),
-            "Geant4 floor": plus_minus(
-                number.details["floor"], number.details["floor_uncertainty"]
-            ),
-            "distance from the floor": _sigmas(number.details.get("significance")),
+    """One row per metric, one column per surrogate: value (distance from its Geant4 floor)."""
+    columns = {}
+    for result in select(results, kind="model"):
+        of = _names(result)
+        name = f"{of['model']} {of['size']}, {of['dataset']}, {result.sample_size:,} showers"
+        columns[name] = {
+            number.name: f"{plus_minus(number.value, number.uncertainty)} "
+            f"({_sigmas(number.details.get('significance'))})"
+            for number in result.numbers
         }
-        for result in select(results, kind="model")
-        for number in result.numbers
+    metrics = dict.fromkeys(metric for scores in columns.values() for metric in scores)
+    return [
+        {"metric": metric} | {name: scores.get(metric, "-") for name, scores in columns.items()}
+        for metric in metrics
     ]
 
 

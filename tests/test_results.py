@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from calostudy import __version__
+from calostudy import __version__, tables
 from calostudy.datasets import DATASETS
 from calostudy.errors import DataError
 from calostudy.models import build
@@ -104,6 +104,20 @@ def test_bytes_that_are_no_text_are_the_same_error(tmp_path):
     (tmp_path / "broken.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"broken\.json: not a result"):
         load_results(tmp_path)
+
+
+def test_surrogates_stand_side_by_side_whatever_metrics_each_has():
+    scored = Number(name="fpd", value=0.02, uncertainty=0.002, details={"significance": 7.0})
+    other = result(dataset="calogan-gamma", numbers=(scored,))
+    rows = tables.scores_table([result(), other, result(kind="hardware", target="cpu-1/fp32")])
+    assert [row.pop("metric") for row in rows] == ["auc_low", "fpd"]
+    first, second = rows[0]
+    assert "CaloGAN-like e+" in first
+    assert "CaloGAN-like gamma" in second
+    assert rows == [
+        {first: "0.300 ± 0.010 (-)", second: "-"},
+        {first: "-", second: "0.0200 ± 0.0020 (7.0 σ)"},
+    ]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
