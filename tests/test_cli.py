@@ -419,7 +419,7 @@ def test_generate_untrained_writes_showers_in_the_public_format(run, tmp_path):
         (("features", "none.h5", "--dataset", "ds9", "--out", "x.h5"), "ds9"),
         (("simulate", "nosuch", "-n", 1, "--out", "x.h5"), "ds3"),
         (
-            ("generate", "caloflow-teacher", "ds1-pions", "-n", 1, "--out", "x.h5"),
+            ("generate", "caloflow-teacher", "ds1-pions", "--size", "paper", "-n", 1, "--out", "x"),
             "no trained weights",
         ),
         (("generate", "caloflow-teacher", "calogan-eplus", "--out", "x.h5"), "--energies"),
