@@ -1,8 +1,9 @@
-"""What the tests of the notebooks and of the book share."""
+"""What several tests share."""
 
 from pathlib import Path
 
 import pytest
+import torch
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -11,3 +12,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 def checkout() -> Path:
     """The top folder of the repository."""
     return CHECKOUT
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """The same seed gives the same numbers on one thread only."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -22,16 +22,9 @@ from calostudy.metrics.fitting import network
 from calostudy.metrics.ranges import EnergyRange
 from calostudy.showers import Showers
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EPLUS = dataset("calogan-eplus")
 FAST = {"hidden": 32, "epochs": 10, "batch": 100}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -20,17 +20,10 @@ from calostudy.metrics.diagnosis import Diagnosis, diagnose
 from calostudy.metrics.fitting import Training, network, scores
 from calostudy.showers import Showers
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EPLUS = dataset("calogan-eplus")
 GEOMETRY = EPLUS.calorimeter
 FAST = {"repeats": 2, "hidden": 128, "epochs": 12}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,14 @@ def test_a_range_with_few_showers_is_left_out_and_said_so():
     assert any("1-25 GeV" in text and "left out" in text for text in score.warnings)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_without_a_breakdown_by_energy_no_metric_has_one(wanted):
+    showers = [toy_showers("calogan-eplus", 500, seed) for seed in (1, 2)]
+    names = ["chi2_response", "separation_groups", "pcc"]
+    scores = evaluate(*showers, EPLUS, names, replicas=5, by_energy=wanted)
+    assert [bool(score.by_energy) for score in scores] == [wanted] * 3
+
+
 def test_a_killed_evaluation_goes_on_at_the_metric_it_was_in(tmp_path, monkeypatch):
     showers = [toy_showers("calogan-eplus", 120, seed) for seed in (1, 2)]
     calls = []

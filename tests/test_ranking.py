@@ -6,7 +6,6 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 from toy_showers import toy_showers
 
 from calostudy import plots
@@ -16,17 +15,10 @@ from calostudy.metrics import fitting, ranking
 from calostudy.metrics.ranking import rank
 from calostudy.showers import Showers
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EPLUS = dataset("calogan-eplus")
 FAST = {"repeats": 2, "hidden": 128, "batch": 20}
 SCALES = {"off": 1.3, "right": 1.0, "nearly": 1.05}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

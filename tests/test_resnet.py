@@ -13,15 +13,8 @@ from calostudy.metrics.classifier import classify
 from calostudy.metrics.fitting import scores
 from calostudy.metrics.resnet import ResNet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DS2 = dataset("ds2")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,12 @@ from calostudy.metrics.measures import (
     CLOUD_METRICS,
     HALF,
     METRICS,
-    OUTSIDE,
     SHRINKING,
     TWO_SIDED,
     WHOLE,
 )
-from calostudy.metrics.ranges import ALL, filled_ranges
+from calostudy.metrics.ranges import filled_ranges
+from calostudy.metrics.replicas import OUTSIDE
 from calostudy.metrics.sample import RATIO, Sample
 from calostudy.showers import Showers
 
@@ -288,7 +288,7 @@ def _score(
     in_ranges |= {
         label: (pair, floor.by_energy.get(label, UNKNOWN))
         for label, pair in found.by_energy.items()
-        if label != ALL
+        if label in ranges
     }
     return Score(
         name=name,

@@ -20,13 +20,13 @@ from calostudy.metrics.histograms import mean_separation, separations
 from calostudy.metrics.measurement import Measurement, Options
 from calostudy.metrics.neighbours import HALVES, NAMES, NEIGHBOURS, log_cells, neighbour_metrics
 from calostudy.metrics.ranges import energy_ranges
+from calostudy.metrics.replicas import KIND, OUTSIDE, parts, with_spread
 from calostudy.metrics.response import measure_response
 from calostudy.metrics.sample import RATIO, Sample
 from calostudy.metrics.shapes import measure_shapes
 from calostudy.metrics.spectra import measure_spectra
 from calostudy.metrics.texture import measure_texture
 
-OUTSIDE = 0.02  # difference in the share of entries outside a histogram that is worth a warning
 EMPTY_CELL = 0.1  # MeV, in logarithms of cells: of the CaloChallenge evaluation
 HALF = "half the showers"  # detail of a metric: what half as many showers give
 PER_FEATURE = 5  # showers in an FPD batch, below which its covariance is mostly noise
@@ -58,7 +58,7 @@ def measure_separation(
         "separation_power": Measurement(
             value,
             uncertainty,
-            "bootstrap over showers",
+            KIND,
             details={name: (s.value, s.uncertainty) for name, s in table.items()},
             settings={"observables": len(table), "replicas": options.replicas},
             warnings=tuple(lost),
@@ -236,12 +236,7 @@ def measure_correlations(
     layers = [sample.layer_energies for sample in (generated, reference)]
     found = distances.correlation_distance(*layers, options.replicas, options.seed)
     settings = {"layers": layers[0].shape[1], "replicas": options.replicas}
-    return {"pcc": Measurement(*found, "bootstrap over showers", settings=settings)}
-
-
-def _spread(values: np.ndarray) -> float:
-    """Standard deviation of the replicas that follow the value itself, NaN if there are none."""
-    return float(np.std(values[1:], ddof=1)) if len(values) > 2 else float("nan")
+    return {"pcc": Measurement(*found, KIND, settings=settings)}
 
 
 def measure_wasserstein(
@@ -259,10 +254,9 @@ def measure_wasserstein(
     mean = np.mean(list(found.values()), axis=0)
     return {
         "wasserstein": Measurement(
-            float(mean[0]),
-            _spread(mean),
-            "bootstrap over showers",
-            details={n: (float(v[0]), _spread(v)) for n, v in found.items()},
+            *with_spread(mean),
+            KIND,
+            details=parts(found),
             settings={"observables": len(found), "replicas": options.replicas},
             warnings=tuple(note),
         )

@@ -19,7 +19,7 @@ from calostudy.metrics.measurement import Options, Parts
 
 KIND = "bootstrap over showers"
 FEW = 20  # showers with a quantity, below which some replica may have none of them
-OUTSIDE = 0.02  # difference in the share of showers left out that is worth a warning
+OUTSIDE = 0.02  # difference in the share of what is left out that is worth a warning
 
 Pair = tuple[np.ndarray, np.ndarray]
 """The same of the generated and of the reference showers, (N, ...) and (M, ...)."""

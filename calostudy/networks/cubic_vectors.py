@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from calostudy.networks.cubic_spline import ITERATIONS
-from calostudy.networks.spline_vectors import _Knots as Knots
+from calostudy.networks.spline_vectors import Knots
 
 
 def emit_inverse_cubic(v, position, raw, bins, numbers):

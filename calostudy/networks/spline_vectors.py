@@ -6,7 +6,7 @@ their unnormalised widths, heights and inner derivatives, `numbers` the scalars 
 """
 
 
-class _Knots:
+class Knots:
     """Softmax shares and positions of the knots of one axis."""
 
     def __init__(self, v, raw, minimum, bound):
@@ -71,8 +71,8 @@ class _Spline:
         self.bound, min_width, min_height, self.min_derivative, edge = numbers
         self.inside = v.both(position >= -self.bound, position <= self.bound)
         self.position = v.maximum(v.minimum(position, self.bound), -self.bound)
-        self.widths = _Knots(v, raw[:bins], min_width, self.bound)
-        self.heights = _Knots(v, raw[bins : 2 * bins], min_height, self.bound)
+        self.widths = Knots(v, raw[:bins], min_width, self.bound)
+        self.heights = Knots(v, raw[bins : 2 * bins], min_height, self.bound)
         search = self.heights if inverse else self.widths
         self.bin = _Bin(v, self.position, search, self.widths, self.heights, raw[2 * bins :], edge)
         self.d0 = self.min_derivative + v.softplus(self.bin.raw0)

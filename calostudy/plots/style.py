@@ -95,7 +95,11 @@ def log_edges(values: np.ndarray, bins: int, quantile: float = 0.0) -> np.ndarra
 
 
 def label_of(name: str) -> str:
-    """The name of an observable in words, with its unit."""
+    """The name of an observable in words, with its unit.
+
+    >>> label_of("width_r/12"), label_of("E_tot/E_inc/2^10")
+    ('width in $r$ [mm], layer 12', '$E_{tot}/E_{inc}$, $2^{10}$ MeV')
+    """
     kind, _, layer = name.partition("/")
     words = {
         "E_tot": "total energy [MeV]",
@@ -109,6 +113,7 @@ def label_of(name: str) -> str:
         "sparsity": "sparsity",
         "E_tot/E_inc": "$E_{tot}/E_{inc}$",
     }
-    if name in words:
-        return words[name]
+    ratio, _, energy = name.partition("/2^")
+    if ratio in words:
+        return words[ratio] + (f", $2^{{{energy}}}$ MeV" if energy else "")
     return words.get(kind, kind) + (f", layer {layer}" if layer else "")
