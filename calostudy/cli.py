@@ -469,10 +469,14 @@ def evaluate(
     from calostudy.datasets import dataset as catalogue_entry
     from calostudy.metrics import CLOUD_METRICS, DEFAULT, METRICS, Sample
     from calostudy.metrics import evaluate as score
+    from calostudy.metrics.evaluation import check_names
     from calostudy.provenance import provenance
     from calostudy.tables import energy_rows, score_rows
 
     entry = catalogue_entry(dataset)
+    wanted = tuple(metrics.split(",")) if metrics else DEFAULT
+    if metrics != "all":
+        check_names(wanted)  # before files are read, which may take minutes
     generated = Sample.open(file, entry, progress=True)
 
     def shipped(split: str, label: str) -> Sample:
@@ -490,8 +494,7 @@ def evaluate(
             floor = shipped("train", "floor")[: len(geant4)]
     points = all(sample.points is not None for sample in (generated, geant4))
     also = tuple(CLOUD_METRICS) if points else ()
-    sets = {None: DEFAULT + also, "all": (*METRICS, *also)}
-    names = sets[metrics] if metrics in sets else tuple(metrics.split(","))
+    names = {None: DEFAULT + also, "all": (*METRICS, *also)}.get(metrics, wanted)
     which = hashlib.sha256(f"{file.resolve()} {truth.resolve()}".encode()).hexdigest()[:16]
     keep = pooch.os_cache("calostudy") / f"evaluation-{which}"
     scores = score(

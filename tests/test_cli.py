@@ -179,6 +179,14 @@ def test_evaluate_scores_a_file_against_a_reference(run, tmp_path):
     assert (tmp_path / "report" / "figure-0.png").stat().st_size > 1000
 
 
+def test_an_unknown_metric_is_told_before_the_file_is_read(run, tmp_path):
+    status, _, err = run(
+        *("evaluate", tmp_path / "nothing.h5", "--dataset", "ds2", "--metrics", "fpd,fid")
+    )
+    assert status == 2
+    assert "metrics fid: choose from separation_power" in " ".join(err.split())
+
+
 def test_evaluate_of_another_datasets_file_is_status_1(run, showers_file):
     status, _, err = run("evaluate", showers_file, "--dataset", "ds2")
     assert status == 1

@@ -118,6 +118,16 @@ def _sample_warnings(generated: Sample, reference: Sample) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def check_names(metrics: Sequence[str]) -> None:
+    """Raise UsageError for names that are no metric, and for none at all."""
+    catalogue = METRICS | CLOUD_METRICS
+    unknown = [name for name in metrics if name not in catalogue]
+    if unknown or not metrics:
+        raise UsageError(
+            f"metrics {', '.join(unknown) or '(none)'}: choose from {', '.join(catalogue)}"
+        )
+
+
 def evaluate(
     generated: Showers | Sample,
     reference: Showers | Sample,
@@ -149,12 +159,8 @@ def evaluate(
     Raises DataError for samples that cannot be compared, UsageError for unknown names.
     """
     entry = catalogue_entry(dataset) if isinstance(dataset, str) else dataset
+    check_names(metrics)
     catalogue = METRICS | CLOUD_METRICS
-    unknown = [name for name in metrics if name not in catalogue]
-    if unknown or not metrics:
-        raise UsageError(
-            f"metrics {', '.join(unknown) or '(none)'}: choose from {', '.join(catalogue)}"
-        )
     generated = _sample(generated, entry, "generated", metrics)
     reference = _sample(reference, entry, "reference", metrics)
     floor = None if floor is None else _sample(floor, entry, "floor", metrics)
