@@ -233,32 +233,60 @@ def time_surrogate(
         UsageError: unknown target or yardstick, or a target that this machine or the surrogate
             lacks.
     """
-    where = hardware_target(target)
-    require_support(surrogate, where)
-    with where.active():
-        return [
-            _time_batch(surrogate, batch, where, against, rounds, seed, budget) for batch in batches
-        ]
+    contestants = {"ours": (surrogate, None)} | ({against: (surrogate, against)} if against else {})
+    return [
+        time_contestants(contestants, batch, target, against, rounds, seed, budget)["ours"]
+        for batch in batches
+    ]
 
 
-def _time_batch(
-    surrogate: Surrogate,
+Contestant = tuple[Surrogate, str | None]
+"""A surrogate and the sampler that it is to use, None for its first."""
+
+
+def time_contestants(
+    contestants: Mapping[str, Contestant],
     batch: int,
-    where: HardwareTarget,
-    against: str | None,
-    rounds: int,
-    seed: int,
-    budget: float,
+    target: str | HardwareTarget = "cpu-1/fp32",
+    against: str | None = None,
+    rounds: int = 9,
+    seed: int = 0,
+    budget: float = BUDGET_SECONDS,
+    energy: float | None = None,
+) -> dict[str, SurrogateTime]:
+    """ms per shower of several surrogates or samplers at one batch size, in one interleaved run.
+
+    against: the name of the contestant that all others are compared with (`ratio`: its time over
+    theirs, round by round). energy: incident energy in MeV, by default those of the dataset's law.
+
+    Raises:
+        UsageError: unknown target or yardstick, or a target that this machine or a surrogate lacks.
+    """
+    where = hardware_target(target)
+    if against is not None and against not in contestants:
+        raise UsageError(f"no contestant {against!r}; there are {', '.join(contestants)}")
+    for surrogate, _ in contestants.values():
+        require_support(surrogate, where)
+    with where.active():
+        cases = {
+            name: _calls(surrogate, batch, where, seed, energy, sampler)
+            for name, (surrogate, sampler) in contestants.items()
+        }
+        run = race(cases, rounds, seed, budget=budget)
+    return {
+        name: _summary(run, name, surrogate, batch, where, None if name == against else against)
+        for name, (surrogate, _) in contestants.items()
+    }
+
+
+def _summary(
+    run: Race, name: str, surrogate: Surrogate, batch: int, where: HardwareTarget, against
 ) -> SurrogateTime:
-    cases = {"ours": _calls(surrogate, batch, where, seed)}
-    if against:
-        cases[against] = _calls(surrogate, batch, where, seed, sampler=against)
-    run = race(cases, rounds, seed, budget=budget)
-    ours = run.timing("ours")
+    ours = run.timing(name)
     scale = 1e3 / batch
     compared = {}
     if against:
-        ratio, yardstick = run.ratio(against, "ours"), run.timing(against)
+        ratio, yardstick = run.ratio(against, name), run.timing(against)
         compared = {
             "yardstick": against,
             "yardstick_value": yardstick.median * scale,
@@ -287,10 +315,18 @@ def _time_batch(
 
 
 def _calls(
-    surrogate: Surrogate, batch: int, where: HardwareTarget, seed: int, **options: str
+    surrogate: Surrogate,
+    batch: int,
+    where: HardwareTarget,
+    seed: int,
+    energy: float | None,
+    sampler: str | None,
 ) -> Callable[[], None]:
     """A function that generates one batch, other showers at each call."""
     energies = draw_energies(surrogate.dataset, batch * ENERGY_SETS, seed)
+    if energy is not None:
+        energies = np.full_like(energies, energy)
+    options = {} if sampler is None else {"sampler": sampler}
     numbers = itertools.cycle(range(ENERGY_SETS))
 
     def generate() -> None:

@@ -83,6 +83,31 @@ multistep: multiplied by `factor` after each of the epochs in `milestones`.
 """
 
 
+def learning_rates(recipe: TrainingRecipe, showers: int) -> tuple[np.ndarray, np.ndarray]:
+    """The learning rate of every step of a training on so many showers: epochs (S,), rates (S,)."""
+    steps = _steps(recipe, len(_split(recipe, showers, 0)[1]))
+    optimizer = optim.Adam([torch.zeros(1, requires_grad=True)], recipe.learning_rate)
+    scheduler = SCHEDULES[recipe.schedule](optimizer, recipe, recipe.epochs, steps)
+    rates = []
+    for _ in range(recipe.epochs * steps):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return np.arange(len(rates)) / steps, np.array(rates)
+
+
+def _split(recipe: TrainingRecipe, showers: int, seed: int | list[int]) -> list[np.ndarray]:
+    """Rows of the showers set aside and of those trained on, both in order."""
+    order = np.random.default_rng(seed).permutation(showers)
+    aside = min(max(1, round(recipe.validation * showers)), showers - 1)
+    return [np.sort(part) for part in (order[:aside], order[aside:])]
+
+
+def _steps(recipe: TrainingRecipe, showers: int) -> int:
+    """Steps of the optimiser in an epoch over the showers that are trained on."""
+    return math.ceil(showers / recipe.batch)
+
+
 def train(
     surrogate: Surrogate,
     showers: Showers,
@@ -187,12 +212,10 @@ class _Fit:
         self.surrogate, self.name, self.recipe, self.stream = surrogate, name, recipe, stream
         self.network = surrogate.networks[name]
         self.data = surrogate.prepare(name, showers)
-        order = np.random.default_rng([*stream, _SPLIT]).permutation(len(showers))
-        aside = min(max(1, round(recipe.validation * len(order))), len(order) - 1)
-        self.validation_rows, self.training = (
-            torch.as_tensor(np.sort(part)) for part in (order[:aside], order[aside:])
+        self.validation_rows, self.training = map(
+            torch.as_tensor, _split(recipe, len(showers), [*stream, _SPLIT])
         )
-        self.steps = math.ceil(len(self.training) / recipe.batch)
+        self.steps = _steps(recipe, len(self.training))
 
     def run(self, state: _State, checkpoint: _Checkpoint, progress: bool) -> None:
         """Train from where `state` stands to the end, then put the best weights in."""

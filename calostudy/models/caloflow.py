@@ -20,7 +20,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -37,6 +37,7 @@ from calostudy.networks.flows import (
     maf_flow,
     spline_settings,
 )
+from calostudy.samplers.compiled import Compiled
 from calostudy.samplers.maf import IncrementalSampler
 from calostudy.samplers.noise import normal
 from calostudy.showers import Showers
@@ -262,6 +263,17 @@ class CaloFlow(Surrogate):
         showers = Showers(calorimeter, energy, cells.numpy().astype(np.float32), overflow)
         return showers.above_threshold(max(self.dataset.threshold, SMALLEST_CELL))
 
+    def conditions(
+        self, incident_energy: np.ndarray, noise: np.ndarray, precision: str
+    ) -> dict[str, np.ndarray]:
+        """What the flows are given, (N, C) each, for incident energies (N,) in MeV and the noise
+        (N, L) of flow-I."""
+        incident = pre.to_units(torch.as_tensor(incident_energy))
+        energies = self._layer_energies(noise, incident, None, precision)
+        found = {LAYERS: self._incident_condition(incident)}
+        found[VOXELS] = self._voxel_condition(incident, energies)
+        return {network: condition.numpy() for network, condition in found.items()}
+
     def _layer_energies(self, noise, incident, sampler, precision) -> Tensor:
         """Layer energies (N, L) by flow-I from noise (N, L), in units of 100 GeV."""
         condition = self._incident_condition(incident)
@@ -270,7 +282,7 @@ class CaloFlow(Surrogate):
 
     def _fractions(self, network, noise, condition, sampler, precision) -> Tensor:
         """What a flow makes of noise, in [0, 1]."""
-        values = self._inverse(network, sampler, precision)(noise, condition.numpy())
+        values = self.inverse(network, sampler, precision)(noise, condition.numpy())
         return pre.inverse_logit(self._unstandardised(network, torch.as_tensor(values).double()))
 
     def _inputs(
@@ -319,7 +331,7 @@ class CaloFlow(Surrogate):
         layers = pre.log_layers(energies, self.preparation.layer_offset)
         return torch.cat([self._incident_condition(incident), layers], dim=1)
 
-    def _inverse(self, network: str, sampler: str | None, precision: str) -> "Inverse":
+    def inverse(self, network: str, sampler: str | None, precision: str) -> "Inverse":
         """The inverse of one flow; made once for as long as its weights stay as they are."""
         samplers = self.samplers(network)
         sampler = sampler or next(iter(samplers))
@@ -327,12 +339,13 @@ class CaloFlow(Surrogate):
             raise UsageError(f"no sampler {sampler!r}; there are {', '.join(samplers)}")
         if precision not in ("float32", "float64"):
             raise UsageError(f"precision {precision!r}: expected float32 or float64")
-        flow, key = self.networks[network], (network, sampler, precision)
-        version = tuple(p._version for p in flow.parameters())
-        made = self.__dict__.setdefault("_inverses", {})
-        if key not in made or made[key][0] != version:
-            made[key] = version, samplers[sampler](flow, precision)
-        return made[key][1]
+        flow = self.networks[network]
+        make = partial(samplers[sampler], flow, precision)
+        return self._compiled.of(flow, (sampler, precision), make)
+
+    @cached_property
+    def _compiled(self) -> Compiled:
+        return Compiled()
 
 
 class CaloFlowTeacher(CaloFlow):

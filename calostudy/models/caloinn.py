@@ -18,7 +18,7 @@ training; numbers outside a spline's bound do not keep the others of their showe
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -32,6 +32,7 @@ from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.cubic_spline import CubicSettings
 from calostudy.networks.spline import SplineSettings
+from calostudy.samplers.compiled import Compiled
 from calostudy.samplers.coupling import Inverse, eager, fused
 from calostudy.samplers.noise import normal
 from calostudy.showers import Showers
@@ -261,12 +262,13 @@ class CaloINN(Surrogate):
             raise UsageError(f"no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
         if precision not in ("float32", "float64"):
             raise UsageError(f"precision {precision!r}: expected float32 or float64")
-        flow, key = self.networks[FLOW], (sampler, precision)
-        version = tuple(p._version for p in flow.parameters())
-        made = self.__dict__.setdefault("_inverses", {})
-        if key not in made or made[key][0] != version:
-            made[key] = version, SAMPLERS[sampler](flow, precision)
-        return made[key][1]
+        flow = self.networks[FLOW]
+        make = partial(SAMPLERS[sampler], flow, precision)
+        return self._compiled.of(flow, (sampler, precision), make)
+
+    @cached_property
+    def _compiled(self) -> Compiled:
+        return Compiled()
 
 
 SAMPLERS: dict[str, Callable[[CouplingFlow, str], Inverse]] = {"fused": fused, "eager": eager}
