@@ -31,6 +31,7 @@ class CouplingStructure:
 
     by_shower: a shower of which any of the numbers to be bent is outside the spline's bound goes
     through the block unbent, as in CaloINN; else each number outside stays as it is, by itself.
+    act_norm: whether the blocks shift and scale.
     """
 
     blocks: int
@@ -38,6 +39,7 @@ class CouplingStructure:
     layers: int
     spline: Settings
     by_shower: bool
+    act_norm: bool = True
 
 
 class CouplingBlock(nn.Module):
@@ -48,8 +50,11 @@ class CouplingBlock(nn.Module):
         self.active = features // 2
         self.passive = features - self.active
         self.spline, self.by_shower = structure.spline, structure.by_shower
-        self.log_scale = nn.Parameter(torch.zeros(features))
-        self.shift = nn.Parameter(torch.zeros(features))
+        for name in ("log_scale", "shift"):
+            if structure.act_norm:
+                self.register_parameter(name, nn.Parameter(torch.zeros(features)))
+            else:
+                self.register_buffer(name, torch.zeros(features), persistent=False)
         sizes = [self.passive + context] + [structure.hidden] * (structure.layers - 1)
         sizes.append(self.active * self.spline.parameters)
         self.network = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))

@@ -1,0 +1,507 @@
+"""CaloVAE+INN: a coupling flow for the few numbers that an autoencoder makes of a shower.
+
+Ernst, Favaro, Krause, Plehn & Shih, arXiv:2312.09290: the way to datasets too large for CaloINN.
+A variational autoencoder is given the incident energy and the fractions u of the energy in the
+layers (`energy_fractions`) and learns how each layer's energy is spread over its cells. Then a
+flow of coupling blocks learns, given the incident energy, the u's together with the mean and the
+log variance that the encoder found. A shower is one pass of the flow backwards, latent numbers
+drawn from that mean and variance, one pass of the decoder; each layer is scaled to its energy.
+
+Size `paper` has the structure and the recipe of the published configuration. The decoder says a
+fraction for each cell, the loss is the cross entropy of the fractions plus a very small
+divergence. Parameters to train are as many as published for all datasets, and so are those to
+generate (decoder, trainable scale, flow) but for dataset 3: there the published 93,935,070 lack
+the 10,942,700 of one perceptron of seven layers, which are in the published total. Of the last
+layer of dataset 3 no group of the decoder knows anything, as published: its shape is a constant.
+Differences that leave the counts as they are: perceptrons of the decoder's groups see the
+conditions, not the last numbers of the layer before; u_0 is relative to the largest response, not
+to 1.15; the decoder's conditions are standardised like the encoder's; moments are those of rings
+of cells, not of single cells; cells below the data set's threshold are empty from the start; the
+optimiser has no weight decay (there 1e-7).
+
+Size `embedded` is small enough to be trained in minutes on one processor core, and no published
+configuration. A decoder of mean fractions blurs: all cells are hit a little. Here it says how
+probable a hit is, and the mean and the width of the hit's logarithm, and cells are drawn from
+that (`Hits`); the loss is the likelihood of just this, with the divergence in full. Conditions
+are the logarithms of the layers' energies, on datasets 2 and 3 one perceptron serves all layers,
+and showers are turned and mirrored at random while training.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.special import log_ndtr, ndtr, ndtri
+
+from calostudy import preprocessing as pre
+from calostudy.energies import GEV
+from calostudy.errors import UsageError
+from calostudy.models.caloinn import Logit
+from calostudy.models.surrogate import Surrogate, TrainingRecipe
+from calostudy.networks.coupling import CouplingFlow, CouplingStructure
+from calostudy.networks.spline import SplineSettings
+from calostudy.networks.vae import VAE, Kernels, VAEStructure, divergence, draw
+from calostudy.samplers.coupling import Inverse, eager, fused
+from calostudy.samplers.noise import normal, uniform
+from calostudy.samplers.tiles import in_tiles
+from calostudy.showers import Showers
+
+AUTOENCODER, FLOW = "vae", "inn"
+EMPTY = 1.0  # in place of a log fraction, where the layer is empty
+
+_MOMENTS = ("mean", "deviation")
+_BATCH = 500  # showers that are encoded at a time
+
+
+@dataclass(frozen=True)
+class Fractions:
+    """The published decoder: one number per cell, the logit of its fraction of the layer."""
+
+    alpha: float
+    gamma: float = 1e4
+    beta: float = 1e-5
+    share: float = 0.9  # what a full layer's cell has, so that its logit is finite
+
+    def values(self, fractions: Tensor) -> tuple[Tensor, Tensor]:
+        """What is averaged of each cell and its weight, both (B, V)."""
+        values = pre.logit(self.share * fractions, self.alpha)
+        return values, torch.ones_like(values)
+
+    def conditions(self, incident: Tensor, energies: Tensor, dataset: str) -> Tensor:
+        """Logits (B, 1 + L) of incident energies (B,) and of the u's of layer energies (B, L)."""
+        u = pre.energy_fractions(energies, incident, RESPONSE[dataset])
+        given = torch.cat([(incident / HIGHEST[dataset])[:, None], u], dim=1)
+        return pre.logit((given / 1.15).clamp(0.0, 1.0), self.alpha)
+
+    def norm(self, weight: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the decoder's numbers begin and their spread (R, 1), from moments (R,) of rings."""
+        return mean[:, None], deviation[:, None]
+
+    def seen(self, fractions: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
+        """What the encoder sees, (B, V); centre and spread (V, 1)."""
+        return (self.values(fractions)[0] - centre[:, 0]) / spread[:, 0]
+
+    def loss(self, said: Tensor, fractions: Tensor, lowest: Tensor, slices: pre.Slices) -> Tensor:
+        """Of each shower, (B,); said (B, V, 1)."""
+        found = self.drawn(said, None, lowest, slices)
+        found = self.share * pre.normalise_layers(found, slices)
+        crossed = F.binary_cross_entropy(found, self.share * fractions, reduction="none")
+        return 0.5 * self.gamma * crossed.mean(dim=1)
+
+    def drawn(
+        self, said: Tensor, random: Tensor | None, lowest: Tensor, slices: pre.Slices
+    ) -> Tensor:
+        """Fractions (B, V) up to a factor of each layer."""
+        return pre.inverse_logit(said[..., 0], self.alpha) / self.share
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Three numbers per cell: the logit of the probability of a hit, the mean and the log width
+    of the normal distribution of the hit's log fraction, cut off below the threshold."""
+
+    beta: float = 1.0
+
+    def values(self, fractions: Tensor) -> tuple[Tensor, Tensor]:
+        hit = fractions > 0
+        return torch.where(hit, fractions, 1.0).log(), hit.to(fractions.dtype)
+
+    def conditions(self, incident: Tensor, energies: Tensor, dataset: str) -> Tensor:
+        """Logarithms of incident and layer energies."""
+        layers = pre.log_layers(pre.to_units(energies), 0.0)
+        return torch.cat([(incident / GEV).log10()[:, None], layers], dim=1)
+
+    def norm(self, weight: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        one = torch.ones_like(mean)
+        return (
+            torch.stack([weight.logit(1e-4), mean, deviation.log()], dim=1),
+            torch.stack([one, deviation, one], dim=1),
+        )
+
+    def seen(self, fractions: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
+        logs, hit = self.values(fractions)
+        return torch.where(hit > 0, (logs - centre[:, 1]) / spread[:, 1], -3.0)
+
+    def loss(self, said: Tensor, fractions: Tensor, lowest: Tensor, slices: pre.Slices) -> Tensor:
+        hit, known = fractions > 0, lowest < EMPTY  # the cells of an empty layer are no news
+        missed = F.binary_cross_entropy_with_logits(said[..., 0], hit.to(said), reduction="none")
+        _, mean, width = self._parameters(said[hit])
+        below = self._below(lowest[hit], mean, width)
+        pull = (fractions[hit].log() - mean) / width
+        depth = 0.5 * pull.square() + width.log() + log_ndtr(-below)
+        total = torch.where(known, missed, 0.0).sum(dim=1)
+        return total.index_add(0, hit.nonzero()[:, 0], depth)
+
+    def drawn(
+        self, said: Tensor, random: Tensor | None, lowest: Tensor, slices: pre.Slices
+    ) -> Tensor:
+        chance, mean, width = self._parameters(said)
+        chance = chance.sigmoid()
+        margin = chance - random
+        # The likeliest cell of a layer without any other hit is hit.
+        layers = [margin[:, s] for s in slices]
+        least = [m.amax(dim=1, keepdim=True).clamp(max=0.0).expand_as(m) for m in layers]
+        rank = random / chance  # uniform among the hits
+        rank = torch.where(rank < 1.0, rank, 0.5)
+        logs = mean - width * ndtri(ndtr(-self._below(lowest, mean, width)) * rank)
+        return torch.where(margin >= torch.cat(least, dim=1), logs.clamp(max=0.0).exp(), 0.0)
+
+    @staticmethod
+    def _parameters(said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        chance, mean, width = said.unbind(dim=-1)
+        return chance, mean, width.clamp(-4.0, 3.0).exp()
+
+    @staticmethod
+    def _below(lowest: Tensor, mean: Tensor, width: Tensor) -> Tensor:
+        """The threshold in units of the distribution, but not so far that it has no hits."""
+        return ((lowest - mean) / width).clamp(-20.0, 5.0)
+
+
+RESPONSE = {"ds1-photons": 3.1, "ds1-pions": 6.93, "ds2": 2.0, "ds3": 2.0}
+"""Largest deposited / incident energy; more is taken for this much."""
+
+HIGHEST = {"ds1-photons": 4194304.0, "ds1-pions": 4194304.0, "ds2": 1e6, "ds3": 1e6}
+"""Incident energy in MeV up to which the public data sets go."""
+
+SPREAD = Logit(1e-6)
+"""Between the u's and the flow's numbers; its noise makes a density of what is 0 or 1."""
+
+_MLP = VAEStructure((5000, 1000, 500), 50)
+_WIDE = Kernels(7, 3, (1500, 800, 300), 50)
+_LAYERWISE = Kernels(1, 1, (128, 64), 12, shared=True)
+
+STRUCTURE: dict[str, dict[str, VAEStructure]] = {
+    "paper": {
+        "ds1-photons": _MLP,
+        "ds1-pions": _MLP,
+        "ds2": VAEStructure((1500, 1000, 500), 50, _WIDE, scaled=True),
+        "ds3": VAEStructure(
+            (2000, 1000, 600), 300, replace(_WIDE, stride=5, latent=100), scaled=True
+        ),
+    },
+    "embedded": {
+        "ds1-photons": VAEStructure((224, 128), 24, outputs=3),
+        "ds1-pions": VAEStructure((192, 128), 24, outputs=3),
+        "ds2": VAEStructure((192, 96), 16, _LAYERWISE, outputs=3),
+        "ds3": VAEStructure((192, 96), 16, replace(_LAYERWISE, hidden=(64, 64)), outputs=3),
+    },
+}
+"""Of the autoencoder, by size and dataset."""
+
+FLOWS = {
+    "paper": CouplingStructure(
+        18, 32, 3, SplineSettings(10, 20.0, 1e-3, 1e-3, 1e-3), by_shower=True, act_norm=False
+    ),
+    "embedded": CouplingStructure(
+        8, 48, 3, SplineSettings(8, 6.0, 1e-3, 1e-3, 1e-3), by_shower=False, act_norm=False
+    ),
+}
+"""Of the flow, by size."""
+
+DECODERS: dict[str, dict[str, Fractions | Hits]] = {
+    "paper": {name: Fractions(1e-6 if "ds1" in name else 1e-8) for name in RESPONSE},
+    "embedded": dict.fromkeys(RESPONSE, Hits()),
+}
+"""What the decoder's numbers are, by size and dataset."""
+
+_CYCLE = {"rise": 0.4, "start": 10, "end": 1e3}
+_PAPER = {
+    AUTOENCODER: TrainingRecipe(
+        1000, 256, 1e-4, "multistep", {"milestones": (), "factor": 1.0}, validation=0.2
+    ),
+    FLOW: TrainingRecipe(200, 256, 5e-4, "onecycle", _CYCLE, validation=0.2),
+}
+_EMBEDDED = {
+    AUTOENCODER: TrainingRecipe(250, 64, 2e-3, "onecycle", _CYCLE, validation=0.1, clip=500.0),
+    FLOW: TrainingRecipe(100, 64, 2e-3, "onecycle", _CYCLE, validation=0.1, clip=50.0),
+}
+RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
+    "paper": dict.fromkeys(RESPONSE, _PAPER),
+    "embedded": dict.fromkeys(RESPONSE, _EMBEDDED),
+}
+"""By size, dataset and network."""
+
+
+class CaloVAEINN(Surrogate):
+    """CaloVAE+INN on the datasets of the CaloChallenge."""
+
+    name: ClassVar[str] = "calovae-inn"
+    datasets: ClassVar[tuple[str, ...]] = tuple(RESPONSE)
+
+    @property
+    def network_evaluations(self) -> int:
+        """One pass of the decoder."""
+        return 1
+
+    @property
+    def precision(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def storage(self) -> torch.dtype:
+        return {"paper": torch.float32, "embedded": torch.float16}[self.size]
+
+    @property
+    def structure(self) -> VAEStructure:
+        """The hyperparameters of the autoencoder."""
+        return STRUCTURE[self.size][self.dataset.name]
+
+    @property
+    def decoder(self) -> Fractions | Hits:
+        """What the decoder's numbers are."""
+        return DECODERS[self.size][self.dataset.name]
+
+    def recipe(self, network: str) -> TrainingRecipe:
+        return RECIPES[self.size][self.dataset.name][network]
+
+    def build_networks(self) -> dict[str, VAE | CouplingFlow]:
+        layers = self.dataset.calorimeter.layers
+        numbers = 2 * self.structure.latent + len(layers)
+        return {
+            AUTOENCODER: VAE([layer.cells for layer in layers], self.structure),
+            FLOW: CouplingFlow(numbers, 1, FLOWS[self.size], self.seed),
+        }
+
+    def initial_constants(self) -> dict[str, Tensor]:
+        """Where the decoder's numbers begin and their spread in each ring of cells, mean and
+        deviation of the conditions and of the flow's numbers."""
+        layers, structure = len(self.dataset.calorimeter.layers), self.structure
+        sizes = {"flow": (2 * structure.latent + layers,)}
+        if not structure.scaled:
+            sizes |= {"conditions": (layers,), "cells": (self._rings.max() + 1, structure.outputs)}
+        return {
+            f"{name}.{key}": torch.full(shape, value)
+            for name, shape in sizes.items()
+            for key, value in (("mean", 0.0), ("deviation", 1.0))
+        }
+
+    def fit_constants(self, showers: Showers) -> None:
+        """Moments of the cells and of the conditions; those of the flow's numbers need the trained
+        autoencoder and are set when the flow's training is prepared."""
+        if self.structure.scaled:
+            return
+        moments, conditions = np.zeros((3, len(self._rings))), []
+        for batch in self._batches(showers):
+            values, weight = self.decoder.values(self._fractions(batch).double())
+            sums = (weight, weight * values, weight * values.square())
+            moments += np.array([each.sum(dim=0).numpy() for each in sums])
+            given = self._conditions(batch["incident"], self._energies(batch))
+            conditions.append(given[:, 1:])
+        rings = torch.as_tensor(np.array([np.bincount(self._rings, sums) for sums in moments]))
+        size = torch.as_tensor(np.bincount(self._rings)) * len(showers)
+        # A ring with fewer hits is taken for an average one.
+        few = torch.where(rings[0] < 10.0, 1.0, 0.0)
+        count, first, second = rings + few * 10.0 * rings.sum(1, keepdim=True) / rings[0].sum()
+        mean = first / count
+        deviation = (second / count - mean.square()).clamp_min(1e-2).sqrt()
+        centre, spread = self.decoder.norm(rings[0] / size, mean, deviation)
+        given = torch.cat(conditions)
+        found = {"cells": (centre, spread), "conditions": (given.mean(0), given.std(0))}
+        self._set_constants(found)
+
+    def _set_constants(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        for name, (mean, deviation) in found.items():
+            self.constants[f"{name}.mean"] = mean.float()
+            self.constants[f"{name}.deviation"] = deviation.clamp_min(1e-2).float()
+
+    def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
+        """Cells (N, V) and incident energies (N,), both in MeV; cells below the threshold are 0.
+
+        For the flow, it sets the constants that standardise what the trained encoder finds.
+        """
+        if network == FLOW:
+            generator = torch.Generator().manual_seed(0)
+            values = torch.cat([self._to_flow(b, generator) for b in self._batches(showers)])
+            self._set_constants({"flow": (values.mean(dim=0), values.std(dim=0))})
+        return self._tensors(showers)
+
+    def loss(self, network: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Loss (B,). Of the autoencoder: reconstruction and divergence; of the flow: negative
+        log-likelihood of what the encoder makes of the showers, and of the u's.
+
+        In training, size `embedded` turns and mirrors the showers at random.
+        """
+        if self._symmetries is not None and self.networks[network].training:
+            batch = {**batch, "cells": pre.turn_at_random(batch["cells"], self._symmetries)}
+        if network == FLOW:
+            moments = (self.constants[f"flow.{key}"].double() for key in _MOMENTS)
+            values = pre.standardise(self._to_flow(batch), *moments)
+            given = self._flow_condition(batch["incident"])
+            return -self.networks[FLOW].log_prob(*(t.to(self.precision) for t in (values, given)))
+        autoencoder, fractions = self.networks[AUTOENCODER], self._fractions(batch)
+        energies, (centre, spread) = self._energies(batch), self._cell_norm()
+        conditions = self._normalised(self._conditions(batch["incident"], energies))
+        conditions = conditions.to(self.precision)
+        seen = self.decoder.seen(fractions, centre, spread)
+        mean, log_variance = autoencoder.encode(seen, conditions)
+        latent = draw(mean, log_variance, torch.randn_like(mean))
+        said = autoencoder.decode(latent, conditions) * spread + centre
+        lowest, slices = self._lowest(energies).to(said), self.dataset.calorimeter.slices
+        found = self.decoder.loss(said, fractions, lowest, slices)
+        return found + self.decoder.beta * divergence(mean, log_variance)
+
+    def sample(
+        self,
+        incident_energy: np.ndarray,
+        seed: int = 0,
+        first: int = 0,
+        *,
+        sampler: str | None = None,
+        precision: str | None = None,
+    ) -> Showers:
+        """Showers (cells float32) for incident energies (N,) in MeV.
+
+        Cells below the data set's threshold are 0.
+
+        `sampler` is one of `SAMPLERS`: by default "fused", the flow compiled for the purpose;
+        "eager" is the same function by plain torch, the yardstick. `precision` of the networks is
+        "float32" or "float64", by default that of torch, which a hardware target sets.
+
+        Raises:
+            UsageError: there is no such sampler or precision.
+        """
+        precision = precision or str(torch.get_default_dtype()).removeprefix("torch.")
+        energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
+        inverse, decode = self._made(sampler, precision)
+        numbers = normal(seed, first, len(energy), self.networks[FLOW].features)
+        values = inverse(numbers, self._flow_condition(torch.as_tensor(energy)).numpy())
+        noise = normal(seed, first, len(energy), self.structure.latent, stream=1)
+        hits = uniform(seed, first, len(energy), self.dataset.calorimeter.cells, stream=2)
+        cells = in_tiles(decode, first, values, noise, hits, energy)
+        showers = Showers(self.dataset.calorimeter, energy, cells.astype(np.float32))
+        return showers.above_threshold(self.dataset.threshold)
+
+    # ---- energies, fractions, conditions ----------------------------------------------
+
+    @cached_property
+    def _symmetries(self) -> Tensor | None:
+        return pre.symmetries(self.dataset.calorimeter) if self.size == "embedded" else None
+
+    @cached_property
+    def _rings(self) -> np.ndarray:
+        """Of each cell, which ring of its layer it is in: (V,), counted through all layers."""
+        rings, count = [], 0
+        for layer in self.dataset.calorimeter.layers:
+            rings.append(np.indices(layer.shape)[1].ravel() + count)
+            count += layer.shape[1]
+        return np.concatenate(rings)
+
+    @cached_property
+    def _layers(self) -> Tensor:
+        """Of each cell, its layer: (V,)."""
+        return torch.tensor(self.dataset.calorimeter.layer_index)
+
+    def _tensors(self, showers: Showers) -> dict[str, Tensor]:
+        showers = showers.above_threshold(self.dataset.threshold)
+        return {
+            "cells": torch.as_tensor(np.asarray(showers.cells, np.float32)),
+            "incident": torch.as_tensor(np.asarray(showers.incident_energy, np.float64)),
+        }
+
+    def _batches(self, showers: Showers) -> Iterator[dict[str, Tensor]]:
+        for start in range(0, len(showers), _BATCH):
+            yield self._tensors(showers[start : start + _BATCH])
+
+    def _fractions(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return pre.normalise_layers(batch["cells"], self.dataset.calorimeter.slices)
+
+    def _energies(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Of the layers, (B, L) in MeV, float64."""
+        return pre.layer_sums(batch["cells"].double(), self.dataset.calorimeter.slices)
+
+    def _conditions(self, incident: Tensor, energies: Tensor) -> Tensor:
+        """Incident energy and one number of each layer, (B, 1 + L), not standardised."""
+        return self.decoder.conditions(incident, energies, self.dataset.name)
+
+    def _normalised(self, conditions: Tensor) -> Tensor:
+        """Conditions (B, 1 + L) of which all but the first are shifted and scaled."""
+        incident, layers = conditions[:, :1], conditions[:, 1:]
+        if self.structure.scaled:
+            autoencoder, cells = self.networks[AUTOENCODER], len(self._rings)
+            factor, shift = autoencoder.factor[cells:], autoencoder.shift[cells:]
+            return torch.cat([incident, layers * factor + shift], dim=1)
+        moments = (self.constants[f"conditions.{key}"].to(layers) for key in _MOMENTS)
+        return torch.cat([incident, pre.standardise(layers, *moments)], dim=1)
+
+    def _cell_norm(self) -> tuple[Tensor, Tensor]:
+        """Where the decoder's numbers begin and their spread, both (V, outputs)."""
+        if self.structure.scaled:
+            autoencoder, cells = self.networks[AUTOENCODER], len(self._rings)
+            factor, shift = autoencoder.factor[:cells, None], autoencoder.shift[:cells, None]
+            return -shift / factor, 1.0 / factor
+        centre, spread = (self.constants[f"cells.{key}"][self._rings] for key in _MOMENTS)
+        return centre, spread
+
+    def _lowest(self, energies: Tensor) -> Tensor:
+        """Log fraction (B, V) that a cell at the threshold has; positive in empty layers."""
+        lowest = (self.dataset.threshold / energies).log().clamp(max=EMPTY)
+        return lowest[:, self._layers]
+
+    def _flow_condition(self, incident: Tensor) -> Tensor:
+        return (incident / GEV).log()[:, None]
+
+    @torch.no_grad()
+    def _to_flow(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The numbers (B, D) that the flow describes, not standardised, float64."""
+        energies, incident = self._energies(batch), batch["incident"]
+        conditions = self._normalised(self._conditions(incident, energies)).to(self.precision)
+        seen = self.decoder.seen(self._fractions(batch), *self._cell_norm())
+        found = self.networks[AUTOENCODER].encode(seen, conditions)
+        u = pre.energy_fractions(energies, incident, RESPONSE[self.dataset.name])
+        noise = torch.rand(u.shape, generator=generator, dtype=u.dtype)
+        return torch.cat([*(f.double() for f in found), SPREAD.forward(u, noise)], dim=1)
+
+    # ---- sampling ---------------------------------------------------------------------
+
+    def _made(self, sampler: str | None, precision: str) -> "tuple[Inverse, Decode]":
+        """The inverse of the flow and the way from its numbers to cells; made once for as long as
+        the weights stay as they are."""
+        sampler = sampler or next(iter(SAMPLERS))
+        if sampler not in SAMPLERS:
+            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
+        if precision not in ("float32", "float64"):
+            raise UsageError(f"precision {precision!r}: expected float32 or float64")
+        key = sampler, precision
+        version = tuple(p._version for net in self.networks.values() for p in net.parameters())
+        made = self.__dict__.setdefault("_makings", {})
+        if key not in made or made[key][0] != version:
+            inverse = SAMPLERS[sampler](self.networks[FLOW], precision)
+            made[key] = version, (inverse, self._decode(getattr(torch, precision)))
+        return made[key][1]
+
+    def _decode(self, dtype: torch.dtype) -> "Decode":
+        autoencoder = copy.deepcopy(self.networks[AUTOENCODER]).to(dtype)
+        slices, latent = self.dataset.calorimeter.slices, self.structure.latent
+
+        @torch.no_grad()
+        def decode(values, noise, random, energy):
+            values, noise, random, energy = map(torch.as_tensor, (values, noise, random, energy))
+            moments = (self.constants[f"flow.{key}"].double() for key in _MOMENTS)
+            values = pre.unstandardise(values.double(), *moments)
+            mean, log_variance, u = values.split([latent, latent, len(slices)], dim=1)
+            energies = pre.energies_from_fractions(
+                SPREAD.inverse(u), energy, RESPONSE[self.dataset.name]
+            )
+            conditions = self._normalised(self._conditions(energy, energies))
+            numbers = draw(mean, log_variance, noise)
+            said = autoencoder.decode(numbers.to(dtype), conditions.to(dtype))
+            centre, spread = (each.to(dtype) for each in self._cell_norm())
+            lowest = self._lowest(energies).to(dtype)
+            found = self.decoder.drawn(said * spread + centre, random.to(dtype), lowest, slices)
+            return pre.scale_layers(found, energies.to(dtype), slices).numpy()
+
+        return decode
+
+
+Decode = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""The flow's numbers (N, D), noise (N, latent) and (N, V), incident energies (N,): cells (N, V)."""
+
+SAMPLERS: dict[str, Callable[[CouplingFlow, str], Inverse]] = {"fused": fused, "eager": eager}
