@@ -11,7 +11,7 @@ from calostudy.errors import UsageError
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.cubic_spline import CubicSettings, cubic_spline, inverse_cubic_spline
 from calostudy.networks.spline import SplineSettings
-from calostudy.samplers.coupling import CouplingSampler, eager, fused
+from calostudy.samplers.coupling import CouplingSampler, eager, fused, int8
 
 BOUND = 2.5
 SPLINES = {
@@ -235,3 +235,29 @@ def test_parameters_of_the_identity():
     values, logs = cubic_spline(positions, identity, spline)
     torch.testing.assert_close(values, positions, rtol=0, atol=1e-12)
     torch.testing.assert_close(logs, torch.zeros(20).double(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("spline", SPLINES)
+def test_weights_of_eight_bits_are_exact_where_eight_bits_are_enough(spline):
+    flow, (noise, context) = coupling_flow(spline), normal_noise(9)
+    random = np.random.default_rng(5)
+    with torch.no_grad():
+        for layer in (layer for block in flow.blocks for layer in block.network):
+            whole = random.integers(-126, 127, layer.weight.shape)
+            whole[:, 0] = 127  # the largest of each row sets its scale
+            scale = random.uniform(1e-4, 3e-3, (len(whole), 1))
+            layer.weight.copy_(torch.from_numpy(scale * whole))
+    exact = fused(flow, "float64")(noise, context)
+    np.testing.assert_allclose(int8(flow, "float64")(noise, context), exact, rtol=0, atol=1e-10)
+    assert not np.allclose(exact, noise, atol=1e-3)
+
+
+def test_weights_of_eight_bits_take_a_byte_each_and_change_samples_little():
+    flow, (noise, context) = coupling_flow("cubic"), normal_noise(200)
+    full, small = CouplingSampler(flow, "float64"), CouplingSampler(flow, "float64", "int8")
+    assert 8 * small.nbytes == full.nbytes
+    whole = small.inverse(noise, context)
+    difference = np.abs(whole - full.inverse(noise, context))
+    assert 0 < np.median(difference) < 0.02
+    parts = [small.inverse(noise[i : i + 1], context[i : i + 1]) for i in range(5)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole[:5])

@@ -33,7 +33,7 @@ from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.cubic_spline import CubicSettings
 from calostudy.networks.spline import SplineSettings
 from calostudy.samplers.compiled import Compiled
-from calostudy.samplers.coupling import Inverse, eager, fused
+from calostudy.samplers.coupling import Inverse, eager, fused, int8
 from calostudy.samplers.noise import normal
 from calostudy.showers import Showers
 
@@ -211,8 +211,9 @@ class CaloINN(Surrogate):
         Cells below the data set's threshold are 0.
 
         `sampler` is one of `SAMPLERS`: by default "fused", compiled for the purpose; "eager" is
-        the same function by plain torch, the yardstick. `precision` of the network is "float32"
-        or "float64", by default that of torch, which a hardware target sets.
+        the same function by plain torch, the yardstick; "int8" is nearly the same, with weights
+        rounded to eight bits. `precision` of the network is "float32" or "float64", by default
+        that of torch, which a hardware target sets.
 
         Raises:
             UsageError: there is no such sampler or precision.
@@ -271,4 +272,8 @@ class CaloINN(Surrogate):
         return Compiled()
 
 
-SAMPLERS: dict[str, Callable[[CouplingFlow, str], Inverse]] = {"fused": fused, "eager": eager}
+SAMPLERS: dict[str, Callable[[CouplingFlow, str], Inverse]] = {
+    "fused": fused,
+    "eager": eager,
+    "int8": int8,
+}

@@ -97,10 +97,15 @@ class Vector:
 
 
 class Lanes:
-    """Vector arithmetic on numbers of one numba type, emitted through an LLVM builder."""
+    """Vector arithmetic on numbers of one numba type, emitted through an LLVM builder.
 
-    def __init__(self, builder, numba_type, count=None):
+    stored: the type in memory of what is loaded, where that is a signed integer.
+    """
+
+    def __init__(self, builder, numba_type, count=None, stored=None):
         self.builder, self.format = builder, _FORMATS[numba_type]
+        self.whole = isinstance(stored, types.Integer)
+        self.stored = ir.IntType(stored.bitwidth) if self.whole else self.format.scalar
         self.size = BYTES * 8 // self.format.integer.width if count is None else count
         self.type = ir.VectorType(self.format.scalar, self.size)
         self.integers = ir.VectorType(self.format.integer, self.size)
@@ -131,22 +136,23 @@ class Lanes:
 
     def address(self, pointer, index):
         """Address of element `index` (an LLVM integer) of an array of scalars."""
-        return self.builder.gep(pointer, [index], source_etype=self.format.scalar)
-
-    def _vector_pointer(self, address):
-        return self.builder.bitcast(address, self.type.as_pointer())
+        return self.builder.gep(pointer, [index], source_etype=self.stored)
 
     def load(self, address):
-        pointer = self._vector_pointer(address)
-        return Vector(self, self.builder.load(pointer, align=self.bytes))
+        pointer = self.builder.bitcast(address, ir.VectorType(self.stored, self.size).as_pointer())
+        value = self.builder.load(
+            pointer, align=self.stored.width // 8 if self.whole else self.bytes
+        )
+        return Vector(self, self.builder.sitofp(value, self.type) if self.whole else value)
 
     def store(self, vector, address):
-        pointer = self._vector_pointer(address)
+        pointer = self.builder.bitcast(address, self.type.as_pointer())
         self.builder.store(vector.value, pointer, align=self.bytes)
 
     def load_scalar(self, address):
         """One number from memory on all lanes."""
-        return self.splat(self.builder.load(address))
+        value = self.builder.load(address)
+        return self.splat(self.builder.sitofp(value, self.format.scalar) if self.whole else value)
 
     # functions
 

@@ -4,6 +4,10 @@
 in the order of use and read once per panel, permutations and ActNorms are one gather, and each
 spline is inverted where its parameters were computed, without the logarithm of its derivative.
 It is the same function as `eager`, the plain torch inverse; the order of additions apart.
+
+`int8` is `fused` with weights of eight bits, a scale for each output of a layer: a batch of one
+takes as long as its weights take from memory. It is another function, nearly the same; biases,
+ActNorms, activations and splines stay in the flow's precision.
 """
 
 import copy
@@ -93,24 +97,36 @@ def fused(flow: CouplingFlow, precision: str) -> Inverse:
     return inverse
 
 
+def int8(flow: CouplingFlow, precision: str) -> Inverse:
+    """The inverse of a flow whose weights are rounded to eight bits; all else in `precision`."""
+    sampler = CouplingSampler(flow, precision, stored="int8")
+
+    def inverse(noise, context):
+        return sampler.inverse(noise, context, threads=torch.get_num_threads())
+
+    return inverse
+
+
 class CouplingSampler:
     """Noise to samples of a `CouplingFlow`.
 
     Reads the weights once, at construction; build a new sampler after training further. dtype:
-    "float32" or "float64", else UsageError.
+    "float32" or "float64", else UsageError. stored: of the weights in memory, "int8" or None for
+    dtype.
     """
 
-    def __init__(self, flow: CouplingFlow, dtype: str = "float32"):
+    def __init__(self, flow: CouplingFlow, dtype: str = "float32", stored: str | None = None):
         if dtype not in ("float32", "float64"):
             raise UsageError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
         self.dtype = np.dtype(dtype)
         self.features, self.context = flow.features, flow.context
         self._lanes = host_registers()[0] // self.dtype.itemsize
         blocks, settings = list(flow.blocks)[::-1], flow.structure.spline
-        weights, layer_at, spline_at, layer_bias, spline_bias = _packed(blocks, self.dtype)
-        self.nbytes = weights.nbytes
+        packed = _packed(blocks, self.dtype, np.dtype(stored or dtype))
+        spline_bias = packed[4]
+        self.nbytes = packed[0].nbytes
         self._tables = (
-            weights, layer_at, spline_at, layer_bias, spline_bias,
+            *packed,
             *_gathers(blocks, self.dtype), settings.numbers(self.dtype),
             np.array([SLOPE], self.dtype),
         )  # fmt: skip
@@ -154,18 +170,19 @@ def _gathers(blocks, dtype):
     return np.array(order), shift, factor
 
 
-def _packed(blocks, dtype):
+def _packed(blocks, dtype, stored):
     """Weights in the order of use: a group of R rows on K inputs is stored as (K, R).
 
     Returns the weights, where the groups (blocks, layers, groups) of each hidden layer and the
-    splines (blocks, active) start, and the biases (blocks, layers, H), (blocks, active, P);
-    rows are padded to whole groups.
+    splines (blocks, active) start, the biases (blocks, layers, H), (blocks, active, P), and scales
+    of the same shapes, by which the sums of weights and biases are to be multiplied; rows are
+    padded to whole groups.
     """
     chunks, position = [], 0
 
     def add(rows, group):
         nonlocal position
-        chunk = np.zeros((rows.shape[1], group), dtype)
+        chunk = np.zeros((rows.shape[1], group), stored)
         chunk[:, : len(rows)] = rows.T
         chunks.append(chunk.ravel())
         start, position = position, position + chunk.size
@@ -177,29 +194,40 @@ def _packed(blocks, dtype):
     def whole(count):
         return -(-count // GROUP) * GROUP
 
-    layer_at, spline_at, layer_bias, spline_bias = [], [], [], []
+    layer_at, spline_at, layer_bias, spline_bias, layer_scale, spline_scale = ([] for _ in range(6))
     for block in blocks:
         *hidden, final = block.network
         units, count = final.in_features, block.spline.parameters
         starts = range(0, units, GROUP)
-        layer_at.append(
-            [[add(w[g : g + GROUP], GROUP) for g in starts] for w in map(_weight, hidden)]
-        )
-        layer_bias.append([padded(_numbers(layer.bias), whole(units)) for layer in hidden])
-        splines = _weight(final).reshape(block.active, count, units)
+        rounded = [_rounded(layer, stored) for layer in hidden]
+        layer_at.append([[add(w[g : g + GROUP], GROUP) for g in starts] for w, _, _ in rounded])
+        layer_bias.append([padded(bias, whole(units)) for _, bias, _ in rounded])
+        layer_scale.append([padded(scale, whole(units)) for _, _, scale in rounded])
+        weight, bias, scale = _rounded(final, stored)
+        splines = weight.reshape(block.active, count, units)
         spline_at.append([add(rows, whole(count)) for rows in splines])
-        spline_bias.append(padded(_numbers(final.bias).reshape(-1, count), whole(count)))
+        spline_bias.append(padded(bias.reshape(-1, count), whole(count)))
+        spline_scale.append(padded(scale.reshape(-1, count), whole(count)))
     return (
         aligned(np.concatenate(chunks)),
         np.array(layer_at),
         np.array(spline_at),
         np.array(layer_bias, dtype),
         np.array(spline_bias, dtype),
+        np.array(layer_scale, dtype),
+        np.array(spline_scale, dtype),
     )
 
 
-def _weight(layer):
-    return _numbers(layer.weight)
+def _rounded(layer, stored):
+    """Weight (rows, inputs), bias (rows,) and scale (rows,) of a layer: scale times the first two
+    is the layer. Floating-point weights stay as they are."""
+    weight, bias = _numbers(layer.weight), _numbers(layer.bias)
+    if stored.kind == "f":
+        return weight, bias, np.ones(len(bias))
+    scale = np.abs(weight).max(axis=1) / np.iinfo(stored).max
+    scale = np.where(scale > 0, scale, 1.0)
+    return np.rint(weight / scale[:, None]), bias / scale, scale
 
 
 _EMITTERS = {SplineSettings: emit_inverse, CubicSettings: emit_inverse_cubic}
@@ -235,7 +263,8 @@ def _compiled(sources):
     @njit(nogil=True, cache=True)
     def transform(
         noise, context, output,
-        weights, layer_at, spline_at, layer_bias, spline_bias, order, shift, factor, numbers, leak,
+        weights, layer_at, spline_at, layer_bias, spline_bias, layer_scale, spline_scale,
+        order, shift, factor, numbers, leak,
         passive, hidden, by_shower, rows, bins, kind, shape,
     ):  # fmt: skip
         """One panel of noise (n, D) to output (n, D), a tile of samples at a time.
@@ -250,13 +279,13 @@ def _compiled(sources):
         count = (samples + tile - 1) // tile
         blocks, layers, units = layer_bias.shape
         conditions, active, bound = context.shape[1], features - passive, numbers[0]
-        state = np.zeros((count, features * tile), weights.dtype)
-        position = np.zeros((count, features * tile), weights.dtype)
-        given = np.zeros((count, conditions * tile), weights.dtype)
-        below = np.zeros((count, units * tile), weights.dtype)
-        above = np.zeros((count, units * tile), weights.dtype)
-        total = np.zeros(group * tile, weights.dtype)
-        raw = np.zeros(len(rows[1]) * tile, weights.dtype)
+        state = np.zeros((count, features * tile), noise.dtype)
+        position = np.zeros((count, features * tile), noise.dtype)
+        given = np.zeros((count, conditions * tile), noise.dtype)
+        below = np.zeros((count, units * tile), noise.dtype)
+        above = np.zeros((count, units * tile), noise.dtype)
+        total = np.zeros(group * tile, noise.dtype)
+        raw = np.zeros(len(rows[1]) * tile, noise.dtype)
 
         for s in range(samples):
             t, b = s // tile, s % tile
@@ -289,14 +318,20 @@ def _compiled(sources):
                             )  # fmt: skip
                         else:
                             add_products(weights, start, below[t], 0, hidden, total, rows[0], shape)
-                        for i in range(group * tile):
-                            above[t, g * group * tile + i] = max(total[i], leak[0] * total[i])
+                        for r in range(group):
+                            scale = layer_scale[block, layer, g * group + r]
+                            for b in range(tile):
+                                value = scale * total[r * tile + b]
+                                above[t, (g * group + r) * tile + b] = max(value, leak[0] * value)
                 below, above = above, below
             for f in range(active):
                 start, at = spline_at[block, f], (passive + f) * tile
                 for t in range(count):
                     fill(raw, spline_bias[block, f], tile)
                     add_products(weights, start, below[t], 0, hidden, raw, rows[1], shape)
+                    for r in range(len(rows[1])):
+                        for b in range(tile):
+                            raw[r * tile + b] *= spline_scale[block, f, r]
                     for lane in range(0, tile, lanes):
                         _invert_splines(
                             raw, position[t], state[t], at, lane, numbers, bins, kind, shape

@@ -33,9 +33,9 @@ def _accumulators(builder, vectors):
     return slots
 
 
-def _emit_tile(builder, dtype, weights, hidden, count, output, rows, vectors, lanes):
+def _emit_tile(builder, dtypes, weights, hidden, count, output, rows, vectors, lanes):
     """output[r, :] += sum over k of weights[k, r] hidden[k, :], some rows at a time."""
-    v = Lanes(builder, dtype, lanes)
+    v, w = Lanes(builder, dtypes[0], lanes), Lanes(builder, dtypes[0], lanes, dtypes[1])
     integer, tile = count.type, vectors * lanes
     together = max(r for r in range(1, rows + 1) if rows % r == 0 and r * vectors <= ACCUMULATORS)
     for first in range(0, rows, together):
@@ -46,11 +46,11 @@ def _emit_tile(builder, dtype, weights, hidden, count, output, rows, vectors, la
         ]
         slots = _accumulators(builder, [v.load(address) for address in addresses])
         with cgutils.for_range(builder, count) as loop:
-            row = v.address(weights, builder.mul(loop.index, integer(rows)))
+            row = w.address(weights, builder.mul(loop.index, integer(rows)))
             column = v.address(hidden, builder.mul(loop.index, integer(tile)))
             units = [v.load(v.address(column, integer(i * lanes))) for i in range(vectors)]
             for r in range(together):
-                weight = v.load_scalar(v.address(row, integer(first + r)))
+                weight = w.load_scalar(w.address(row, integer(first + r)))
                 for i, unit in enumerate(units):
                     slot = slots[r * vectors + i]
                     total = v.fma(weight, unit, v.wrap(builder.load(slot)))
@@ -59,19 +59,19 @@ def _emit_tile(builder, dtype, weights, hidden, count, output, rows, vectors, la
             v.store(v.wrap(builder.load(slot)), address)
 
 
-def _emit_single(builder, dtype, weights, hidden, count, output, rows):
+def _emit_single(builder, dtypes, weights, hidden, count, output, rows):
     """The same for one sample: the lanes are the rows. Additions come in the order of a tile's,
     so that a sample has the same bits in a batch of any size."""
-    v = Lanes(builder, dtype, GROUP)
+    v, w = Lanes(builder, dtypes[0], GROUP), Lanes(builder, dtypes[0], GROUP, dtypes[1])
     integer, parts = count.type, rows // GROUP
     addresses = [v.address(output, integer(i * GROUP)) for i in range(parts)]
     slots = _accumulators(builder, [v.load(a) for a in addresses])
 
     def add(k):
-        row = v.address(weights, builder.mul(k, integer(rows)))
+        row = w.address(weights, builder.mul(k, integer(rows)))
         unit = v.load_scalar(v.address(hidden, k))
         for i, slot in enumerate(slots):
-            weight = v.load(v.address(row, integer(i * GROUP)))
+            weight = w.load(w.address(row, integer(i * GROUP)))
             builder.store(v.fma(weight, unit, v.wrap(builder.load(slot))).value, slot)
 
     unrolled = builder.udiv(count, integer(UNROLL))
@@ -89,17 +89,18 @@ def _emit_single(builder, dtype, weights, hidden, count, output, rows):
 @intrinsic
 def add_products(_context, weights, w, hidden, h, count, output, rows, shape):
     """output[r, :] += sum over k < count of weights[w + k, r] hidden[h + k, :], for the
-    len(rows) rows of one packed group; all arrays flat, w and h offsets of elements."""
+    len(rows) rows of one packed group; all arrays flat, w and h offsets of elements. The weights
+    may be integers."""
 
     def codegen(context, builder, signature, args):
-        dtype = signature.args[0].dtype
-        v = Lanes(builder, dtype, 1)
+        dtypes = signature.args[2].dtype, signature.args[0].dtype
+        v, packed = Lanes(builder, dtypes[0], 1), Lanes(builder, dtypes[0], 1, dtypes[1])
         weights, hidden, output = (
             array_pointer(context, builder, signature.args[i], args[i]) for i in (0, 2, 5)
         )
-        weights, hidden = v.address(weights, args[1]), v.address(hidden, args[3])
+        weights, hidden = packed.address(weights, args[1]), v.address(hidden, args[3])
         vectors, lanes = _counts(signature.args[7])
-        common = (builder, dtype, weights, hidden, args[4], output, signature.args[6].count)
+        common = (builder, dtypes, weights, hidden, args[4], output, signature.args[6].count)
         if vectors * lanes == 1:
             _emit_single(*common)
         else:
