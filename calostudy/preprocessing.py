@@ -116,6 +116,21 @@ def scale_layers(fractions: Tensor, layer_energy: Tensor, slices: Slices) -> Ten
     return torch.cat(parts, dim=1)
 
 
+def share_out(shares: Tensor, energy: Tensor, threshold: float) -> Tensor:
+    """Cells (N, V) of a layer that sum to its energy (N,) in proportion to shares (N, V) >= 0,
+    with no cell but 0 below the threshold.
+
+    The smallest cells are left out, as few as that takes; a layer below the threshold is empty.
+    """
+    ordered, places = shares.clamp_min(1e-30).sort(dim=1, descending=True, stable=True)
+    sums = ordered.cumsum(dim=1)
+    # The share of the k-th among the first k falls with k: those that are kept come first.
+    kept = ordered * energy[:, None] >= threshold * sums
+    whole = sums.gather(1, (kept.sum(dim=1, keepdim=True) - 1).clamp_min(0))
+    cells = torch.where(kept, ordered * (energy[:, None] / whole), 0.0)
+    return torch.zeros_like(shares).scatter(1, places, cells)
+
+
 def energy_fractions(layer_energy: Tensor, incident_energy: Tensor, scale: float = 1.0) -> Tensor:
     """Layer energies (N, L) as the fractions u (N, L), each in [0, 1].
 

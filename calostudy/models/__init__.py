@@ -9,11 +9,21 @@ from calostudy.models.caloflow import CaloFlowTeacher
 from calostudy.models.caloflow_student import CaloFlowStudent
 from calostudy.models.caloinn import CaloINN
 from calostudy.models.calovae_inn import CaloVAEINN
+from calostudy.models.icaloflow import ICaloFlowTeacher
+from calostudy.models.icaloflow_student import ICaloFlowStudent
 from calostudy.models.surrogate import CARD, WEIGHTS, Surrogate, read_card
 from calostudy.paths import data_dir
 
 MODELS: dict[str, type[Surrogate]] = {
-    model.name: model for model in (CaloFlowTeacher, CaloFlowStudent, CaloINN, CaloVAEINN)
+    model.name: model
+    for model in (
+        CaloFlowTeacher,
+        CaloFlowStudent,
+        CaloINN,
+        CaloVAEINN,
+        ICaloFlowTeacher,
+        ICaloFlowStudent,
+    )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""
 

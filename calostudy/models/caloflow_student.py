@@ -23,7 +23,6 @@ from typing import ClassVar
 
 import torch
 from nflows.flows import Flow
-from nflows.transforms.permutations import Permutation
 from torch import Tensor
 
 from calostudy.errors import UsageError
@@ -38,13 +37,14 @@ from calostudy.models.caloflow import (
     plain,
 )
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
-from calostudy.networks.iaf import Trace, iaf_flow, trace_to_data, trace_to_noise
+from calostudy.networks import distillation
+from calostudy.networks.iaf import Trace, iaf_flow, trace_to_data
 from calostudy.samplers.iaf import OnePassSampler
 from calostudy.showers import Showers
 
 HIDDEN = {
     "paper": {"calogan": 504, "ds1-photons": 736, "ds1-pions": 500},
-    "embedded": {"calogan": 192, "ds1-photons": 192, "ds1-pions": 192},
+    "embedded": {"calogan": 128, "ds1-photons": 128, "ds1-pions": 128},
 }
 """Hidden units by size and calorimeter; all else of the structure is the teacher's."""
 
@@ -148,16 +148,7 @@ class CaloFlowStudent(CaloFlow):
             network.requires_grad_(False)
         self.networks[LAYERS].load_state_dict(teacher.networks[LAYERS].state_dict())
         self.round_weights(LAYERS)
-        steps = zip(
-            *(s.networks[VOXELS]._transform._transforms for s in (self, teacher)), strict=True
-        )
-        for own, given in steps:
-            if isinstance(own, Permutation):
-                own._permutation.copy_(given._permutation)
-            elif self.embedded:
-                finals = (s.autoregressive_net.final_layer.bias for s in (own, given))
-                with torch.no_grad():
-                    next(finals).copy_(next(finals))
+        distillation.take_over(self.networks[VOXELS], teacher.networks[VOXELS], self.embedded)
         self.constants = {key: tensor.clone() for key, tensor in teacher.constants.items()}
         self._teacher = teacher
 
@@ -194,26 +185,24 @@ class CaloFlowStudent(CaloFlow):
     def x_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """How well the student undoes what the teacher does to showers: (B,)."""
         values, context, _ = self._inputs(VOXELS, batch)
-        with torch.no_grad():
-            teacher = trace_to_noise(self.teacher.networks[VOXELS], values, context)
-        noise = teacher.states[-1].t()
-        return mismatch(trace_to_data(self.networks[VOXELS], noise, context), teacher)
+        return distillation.x_loss(*self._flows, values, context)
 
     def z_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """How well the teacher undoes what the student does to noise: (B,)."""
         student, context = self._from_noise(batch["incident"])
-        values = student.states[0].t()
-        return mismatch(student, trace_to_noise(self.teacher.networks[VOXELS], values, context))
+        return distillation.z_loss(student, self._flows[1], context)
 
     def divergence(self, batch: Mapping[str, Tensor]) -> Tensor:
         """log q(x) - log p(x) (B,) of showers x of the student q, p the teacher: its mean is the
         Kullback-Leibler divergence of flow-II. No gradients."""
         with torch.no_grad():
             student, context = self._from_noise(batch["incident"])
-            values = student.states[0].t()
-            teacher = trace_to_noise(self.teacher.networks[VOXELS], values, context)
-            squares = [t.states[-1].square().sum(dim=0) for t in (teacher, student)]
-            return 0.5 * (squares[0] - squares[1]) - student.logabsdet - teacher.logabsdet
+            return distillation.divergence(student, self._flows[1], context)
+
+    @property
+    def _flows(self) -> tuple[Flow, Flow]:
+        """Flow-II of student and teacher."""
+        return self.networks[VOXELS], self.teacher.networks[VOXELS]
 
     def _from_noise(self, incident: Tensor) -> tuple[Trace, Tensor]:
         """Showers of the student for as many incident energies, with layer energies of flow-I:
@@ -228,22 +217,8 @@ class CaloFlowStudent(CaloFlow):
         return trace_to_data(self.networks[VOXELS], voxels, context), context
 
 
-def mismatch(student: Trace, teacher: Trace) -> Tensor:
-    """Squared distance of two ways between the same data and noise: (B,).
-
-    The states count twice, the spline parameters of each block once. (The authors add the states
-    before and after each permutation, and the end point once more.)
-    """
-
-    def distance(own, given):
-        return sum((a - b).square().sum(dim=0) for a, b in zip(own, given, strict=True))
-
-    return 2.0 * distance(student.states, teacher.states) + distance(
-        student.parameters, teacher.parameters
-    )
-
-
-def _one_pass(flow: Flow, precision: str) -> Inverse:
+def one_pass(flow: Flow, precision: str) -> Inverse:
+    """The exact inverse of an inverse autoregressive flow: one pass through each block."""
     sampler = OnePassSampler(flow, precision)
 
     def inverse(noise, context):
@@ -254,6 +229,6 @@ def _one_pass(flow: Flow, precision: str) -> Inverse:
 
 SAMPLERS: dict[str, dict[str, Callable[[Flow, str], Inverse]]] = {
     LAYERS: {"one-pass": incremental, "nflows": plain},
-    VOXELS: {"one-pass": _one_pass, "nflows": plain},
+    VOXELS: {"one-pass": one_pass, "nflows": plain},
 }
 """By network: the exact fast ones, and nflows itself."""
