@@ -80,41 +80,44 @@ class Fractions:
 class Logarithms:
     """The maps of size `embedded`. Energies in MeV.
 
-    A cell of energy e above the threshold t is y = log(e / t), an empty one is spread over
-    -`gap` < y < 0; `stretch` and `centre` bring y into the splines' bound.
+    A cell of energy e above the floor f is `edge` + `slope` log(e / f); a smaller one is empty, and
+    drawn from what a normal distribution has below `edge`. A layer below its floor is drawn from
+    what lies below. Few of Geant4's cells and layers are that small.
     """
 
-    noise = 5e-3
     response = 1.3
-    threshold = 1.0 / 66.0  # 0.5 keV over the sampling fraction
-    gap, centre, stretch = 3.0, 5.0, 0.5
+    layer_floor, cell_floor = 0.5, 0.1
+    edge, slope = 0.5, 0.4
 
     def energies_to_flow(self, energies: Tensor, incident: Tensor) -> Tensor:
         """Layer energies (N, L) as logits of fractions."""
-        noisy = pre.add_uniform_noise(energies, self.noise)
-        return pre.logit(pre.energy_fractions(noisy, incident, self.response))
+        empty = self.layer_floor * torch.rand_like(energies)
+        filled = torch.where(energies < self.layer_floor, empty, energies)
+        return pre.logit(pre.energy_fractions(filled, incident, self.response))
 
     def energies_from_flow(self, values: Tensor, incident: Tensor) -> Tensor:
-        return pre.energies_from_fractions(pre.inverse_logit(values), incident, self.response)
+        u = pre.inverse_logit(values)
+        energies = pre.energies_from_fractions(u, incident, self.response)
+        return torch.where(energies < self.layer_floor, 0.0, energies)
 
     def cells_to_flow(self, cells: Tensor, uniform: Tensor) -> Tensor:
-        """The cells (N, V) of a layer, and as many uniform numbers in [0, 1), in [-bound, bound]
-        but for rare cells."""
-        hit = (cells / self.threshold).clamp_min(1.0).log()
-        y = torch.where(cells < self.threshold, -self.gap * uniform, hit)
-        return self.stretch * (y - self.centre)
+        """The cells (N, V) of a layer, and as many uniform numbers in [0, 1), on the real line."""
+        below = torch.special.ndtr(cells.new_tensor(self.edge))
+        empty = torch.special.ndtri(below * uniform.clamp_min(1e-6))
+        hit = self.edge + self.slope * (cells / self.cell_floor).clamp_min(1.0).log()
+        return torch.where(cells < self.cell_floor, empty, hit)
 
     def cells_from_flow(self, values: Tensor) -> Tensor:
         """Relative energies of the cells of a layer; those of empty ones count only where all
         are empty."""
-        y = values / self.stretch + self.centre
+        y = (values - self.edge) / self.slope
         return torch.where(y > 0.0, 1.0, 1e-9) * y.exp()
 
     def energy_condition(self, energy: Tensor) -> Tensor:
-        return torch.log1p(energy / self.threshold) / 4.0 - 1.5
+        return torch.log1p(energy / self.cell_floor) / 4.0 - 1.0
 
     def cells_condition(self, cells: Tensor, uniform: Tensor) -> Tensor:
-        return torch.log1p(cells / self.threshold) / 4.0
+        return torch.log1p(cells / self.cell_floor) / 4.0
 
 
 MAPS: dict[str, Fractions | Logarithms] = {"paper": Fractions(), "embedded": Logarithms()}
@@ -139,7 +142,7 @@ def _small(blocks: int, hidden: int, bins: int, tail_bound: float) -> Structure:
 
 
 _PAPER = {LAYERS: Structure(8, 256, 1), FIRST: Structure(8, 256, 2)}
-_SMALL = {LAYERS: replace(_small(4, 56, 8, 6.0), dropout=0.05), FIRST: _small(3, 24, 6, 4.0)}
+_SMALL = {LAYERS: replace(_small(4, 56, 8, 6.0), dropout=0.05), FIRST: _small(3, 24, 6, 5.0)}
 
 STRUCTURE: dict[str, dict[str, dict[str, Structure]]] = {
     "paper": {
@@ -147,11 +150,11 @@ STRUCTURE: dict[str, dict[str, dict[str, Structure]]] = {
         "ds3": _PAPER | {NEXT: Structure(8, 256, 1)},
     },
     "embedded": {
-        "ds2": _SMALL | {NEXT: _small(4, 78, 6, 4.0)},
+        "ds2": _SMALL | {NEXT: _small(4, 78, 6, 5.0)},
         "ds3": {
             LAYERS: _small(4, 48, 8, 6.0),
-            FIRST: _small(2, 6, 6, 4.0),
-            NEXT: _small(3, 16, 6, 4.0),
+            FIRST: _small(2, 6, 6, 5.0),
+            NEXT: _small(3, 16, 6, 5.0),
         },
     },
 }
@@ -177,9 +180,9 @@ _PAPER_RECIPES = {
     NEXT: _one_cycle(60, 23, 1e-3),  # 23 showers are 1,012 pairs
 }
 _EMBEDDED_RECIPES = {
-    LAYERS: _embedded(50, 64, 2e-3),
+    LAYERS: _embedded(60, 64, 2e-3),
     FIRST: _embedded(30, 64, 2e-3),
-    NEXT: _embedded(60, 32, 2e-3),
+    NEXT: _embedded(50, 32, 2e-3),
 }
 
 RECIPES = {
