@@ -11,6 +11,7 @@ from calostudy.models.caloinn import CaloINN
 from calostudy.models.calovae_inn import CaloVAEINN
 from calostudy.models.icaloflow import ICaloFlowTeacher
 from calostudy.models.icaloflow_student import ICaloFlowStudent
+from calostudy.models.l2lflows import L2LFlows
 from calostudy.models.surrogate import CARD, WEIGHTS, Surrogate, read_card
 from calostudy.paths import data_dir
 
@@ -23,6 +24,7 @@ MODELS: dict[str, type[Surrogate]] = {
         CaloVAEINN,
         ICaloFlowTeacher,
         ICaloFlowStudent,
+        L2LFlows,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""
