@@ -108,7 +108,7 @@ class Censored:
     scale: smallest (MeV) and spread, (2,).
     """
 
-    centre: float = 2.0
+    centre: float = 3.5
 
     def forward(self, cells: Tensor, scale: Tensor) -> Tensor:
         """Cells (B, n, H, W) in MeV to the real line."""
@@ -133,7 +133,7 @@ _SMALL = {"blocks": 5, "widths": (16, 24, 32), "spline": SplineSettings(8, 8.0, 
 STRUCTURE: dict[str, dict[str, GlowStructure]] = {
     "paper": {"ds2": _DS2, "ds3": _DS3, "ild-photons": _ILD},
     "embedded": {
-        "ds2": replace(_DS2, **_SMALL),
+        "ds2": replace(_DS2, **_SMALL, squeeze=(3, 2), strides=((1, 2), (3, 4))),
         "ds3": replace(_DS3, **_SMALL),
         "ild-photons": replace(_ILD, **_SMALL),
     },
