@@ -148,8 +148,8 @@ def test_drawn_hits_have_the_density_of_the_loss(lowest):
     said = said.expand(n, 2, 3)
     random = (torch.arange(n).double() + 0.5) / n
     random = torch.stack([random, torch.full_like(random, 0.1)], dim=1)  # the other is always hit
-    cut, slices = torch.full((n, 2), lowest).double(), [slice(0, 2)]
-    drawn = decoder.drawn(said, random, cut, slices)[:, 0]
+    cut, slices = torch.full((n, 2), lowest, dtype=torch.float64), [slice(0, 2)]
+    drawn = decoder.hits(said, random, cut, slices)[:, 0]
     assert (drawn > 0).double().mean().item() == pytest.approx(chance, abs=1.0 / n)
     logs = drawn[drawn > 0].log().numpy()
     law = stats.truncnorm((lowest - mean) / width, np.inf, mean, width)
@@ -175,6 +175,26 @@ def test_a_layer_with_energy_always_has_a_hit():
     drawn = decoder.drawn(said, random, torch.full((50, 6), -8.0), slices)
     for s in slices:
         assert ((drawn[:, s] > 0).sum(dim=1) == 1).all()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(1e-4, 0.3))
+def test_layers_are_filled_and_hits_stay_above_the_threshold(seed, least):
+    generator = torch.Generator().manual_seed(seed)
+    said = 2.0 * torch.randn(4, 12, 3, generator=generator, dtype=torch.float64)
+    random = torch.rand(4, 12, generator=generator, dtype=torch.float64)
+    lowest, slices = (
+        torch.full((4, 12), np.log(least), dtype=torch.float64),
+        [slice(0, 5), slice(5, 12)],
+    )
+    hits, drawn = (f(said, random, lowest, slices) for f in (Hits().hits, Hits().drawn))
+    assert torch.equal(hits > 0, drawn > 0)
+    for s in slices:
+        fits = (hits[:, s] > 0).sum(dim=1) * least < 1.0
+        fits &= (hits[:, s] > least * (1 + 1e-6)).any(dim=1)
+        filled = drawn[fits, s]
+        torch.testing.assert_close(filled.sum(1), torch.ones(len(filled)).double())
+        assert (filled[filled > 0] >= least * (1 - 1e-9)).all()
 
 
 @settings(deadline=None, max_examples=40)

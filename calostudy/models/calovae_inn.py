@@ -141,6 +141,12 @@ class Hits:
     def drawn(
         self, said: Tensor, random: Tensor | None, lowest: Tensor, slices: pre.Slices
     ) -> Tensor:
+        """Fractions (B, V) that sum to 1 in each layer, from uniform random numbers (B, V)."""
+        found = self.hits(said, random, lowest, slices)
+        return torch.cat([self._filled(found[:, s], lowest[:, s].exp()) for s in slices], dim=1)
+
+    def hits(self, said: Tensor, random: Tensor, lowest: Tensor, slices: pre.Slices) -> Tensor:
+        """Fractions (B, V) from the distribution of each cell by itself."""
         chance, mean, width = self._parameters(said)
         chance = chance.sigmoid()
         margin = chance - random
@@ -150,12 +156,23 @@ class Hits:
         rank = random / chance  # uniform among the hits
         rank = torch.where(rank < 1.0, rank, 0.5)
         logs = mean - width * ndtri(ndtr(-self._below(lowest, mean, width)) * rank)
-        return torch.where(margin >= torch.cat(least, dim=1), logs.clamp(max=0.0).exp(), 0.0)
+        hit = margin >= torch.cat(least, dim=1)
+        return torch.where(hit, logs.clamp(max=0.0).exp(), 0.0)
+
+    @staticmethod
+    def _filled(fractions: Tensor, least: Tensor) -> Tensor:
+        """Of one layer, with what is above the threshold scaled so that the sum is 1: a hit stays
+        a hit. Hits that would need more than the layer's energy are left as they are."""
+        least = torch.where(fractions > 0, least, 0.0)
+        needed = least.sum(dim=1, keepdim=True)
+        above = (fractions - least).clamp_min(0.0)
+        factor = (1.0 - needed) / above.sum(dim=1, keepdim=True).clamp_min(1e-30)
+        return torch.where(needed < 1.0, least + above * factor, fractions)
 
     @staticmethod
     def _parameters(said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         chance, mean, width = said.unbind(dim=-1)
-        return chance, mean, width.clamp(-4.0, 3.0).exp()
+        return chance, mean, width.clamp(-2.0, 2.0).exp()
 
     @staticmethod
     def _below(lowest: Tensor, mean: Tensor, width: Tensor) -> Tensor:
@@ -186,10 +203,10 @@ STRUCTURE: dict[str, dict[str, VAEStructure]] = {
         ),
     },
     "embedded": {
-        "ds1-photons": VAEStructure((224, 128), 24, outputs=3),
-        "ds1-pions": VAEStructure((192, 128), 24, outputs=3),
-        "ds2": VAEStructure((192, 96), 16, _LAYERWISE, outputs=3),
-        "ds3": VAEStructure((192, 96), 16, replace(_LAYERWISE, hidden=(64, 64)), outputs=3),
+        "ds1-photons": VAEStructure((128, 64), 8, outputs=3),
+        "ds1-pions": VAEStructure((128, 64), 8, outputs=3),
+        "ds2": VAEStructure((128, 64), 12, _LAYERWISE, outputs=3),
+        "ds3": VAEStructure((128, 64), 12, replace(_LAYERWISE, hidden=(64, 64)), outputs=3),
     },
 }
 """Of the autoencoder, by size and dataset."""
@@ -217,13 +234,24 @@ _PAPER = {
     ),
     FLOW: TrainingRecipe(200, 256, 5e-4, "onecycle", _CYCLE, validation=0.2),
 }
-_EMBEDDED = {
-    AUTOENCODER: TrainingRecipe(250, 64, 2e-3, "onecycle", _CYCLE, validation=0.1, clip=500.0),
-    FLOW: TrainingRecipe(100, 64, 2e-3, "onecycle", _CYCLE, validation=0.1, clip=50.0),
-}
+
+
+def _embedded(epochs: int, flow_epochs: int, batch: int) -> dict[str, TrainingRecipe]:
+    options = {"validation": 0.1, "clip": 500.0}
+    return {
+        AUTOENCODER: TrainingRecipe(epochs, batch, 2e-3, "onecycle", _CYCLE, **options),
+        FLOW: TrainingRecipe(flow_epochs, batch, 2e-3, "onecycle", _CYCLE, **options),
+    }
+
+
 RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
     "paper": dict.fromkeys(RESPONSE, _PAPER),
-    "embedded": dict.fromkeys(RESPONSE, _EMBEDDED),
+    "embedded": {
+        "ds1-photons": _embedded(60, 60, 64),
+        "ds1-pions": _embedded(60, 60, 64),
+        "ds2": _embedded(40, 40, 64),
+        "ds3": _embedded(60, 60, 32),
+    },
 }
 """By size, dataset and network."""
 
