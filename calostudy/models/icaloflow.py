@@ -81,17 +81,17 @@ class Logarithms:
     """The maps of size `embedded`. Energies in MeV.
 
     A cell of energy e above the floor f is `edge` + `slope` log(e / f); a smaller one is empty, and
-    drawn from what a normal distribution has below `edge`. A layer below its floor is drawn from
-    what lies below. Few of Geant4's cells and layers are that small.
+    drawn from what a normal distribution has below `edge`. A layer below its floor is empty, and
+    is noise far below. Few of Geant4's cells and layers are that small.
     """
 
     response = 1.3
-    layer_floor, cell_floor = 0.5, 0.1
-    edge, slope = 0.5, 0.4
+    layer_floor, layer_noise = 1.0, 0.05
+    cell_floor, edge, slope, steepness = 0.1, 0.5, 0.4, 100.0
 
     def energies_to_flow(self, energies: Tensor, incident: Tensor) -> Tensor:
         """Layer energies (N, L) as logits of fractions."""
-        empty = self.layer_floor * torch.rand_like(energies)
+        empty = self.layer_noise * torch.rand_like(energies)
         filled = torch.where(energies < self.layer_floor, empty, energies)
         return pre.logit(pre.energy_fractions(filled, incident, self.response))
 
@@ -108,10 +108,10 @@ class Logarithms:
         return torch.where(cells < self.cell_floor, empty, hit)
 
     def cells_from_flow(self, values: Tensor) -> Tensor:
-        """Relative energies of the cells of a layer; those of empty ones count only where all
-        are empty."""
+        """Relative energies of the cells of a layer; where all are empty, the one that is nearest
+        to a hit takes nearly all."""
         y = (values - self.edge) / self.slope
-        return torch.where(y > 0.0, 1.0, 1e-9) * y.exp()
+        return torch.where(y > 0.0, y, self.steepness * y - 20.0).exp()
 
     def energy_condition(self, energy: Tensor) -> Tensor:
         return torch.log1p(energy / self.cell_floor) / 4.0 - 1.0
@@ -142,7 +142,6 @@ def _small(blocks: int, hidden: int, bins: int, tail_bound: float) -> Structure:
 
 
 _PAPER = {LAYERS: Structure(8, 256, 1), FIRST: Structure(8, 256, 2)}
-_SMALL = {LAYERS: replace(_small(4, 56, 8, 6.0), dropout=0.05), FIRST: _small(3, 24, 6, 5.0)}
 
 STRUCTURE: dict[str, dict[str, dict[str, Structure]]] = {
     "paper": {
@@ -150,9 +149,13 @@ STRUCTURE: dict[str, dict[str, dict[str, Structure]]] = {
         "ds3": _PAPER | {NEXT: Structure(8, 256, 1)},
     },
     "embedded": {
-        "ds2": _SMALL | {NEXT: _small(4, 78, 6, 5.0)},
+        "ds2": {
+            LAYERS: replace(_small(4, 56, 8, 6.0), dropout=0.05),
+            FIRST: _small(3, 24, 6, 5.0),
+            NEXT: _small(3, 102, 6, 5.0),
+        },
         "ds3": {
-            LAYERS: _small(4, 48, 8, 6.0),
+            LAYERS: replace(_small(4, 32, 8, 6.0), dropout=0.1),
             FIRST: _small(2, 6, 6, 5.0),
             NEXT: _small(3, 16, 6, 5.0),
         },
@@ -165,13 +168,13 @@ PAIRS = {"paper": 44, "embedded": 8}
 
 
 def _one_cycle(epochs: int, batch: int, rate: float) -> TrainingRecipe:
-    options = {"rise": 0.4, "start": 10 if rate < 1e-3 else 100, "end": 1e4}
+    options = {"rise": 0.4, "start": rate / 1e-5, "end": 1e4}
     return TrainingRecipe(epochs, batch, rate, "onecycle", options)
 
 
-def _embedded(epochs: int, batch: int, rate: float) -> TrainingRecipe:
+def _embedded(epochs: int, batch: int) -> TrainingRecipe:
     options = {"rise": 0.45, "start": 25, "end": 1e3}
-    return TrainingRecipe(epochs, batch, rate, "onecycle", options, validation=0.1, clip=50.0)
+    return TrainingRecipe(epochs, batch, 2e-3, "onecycle", options, validation=0.1, clip=50.0)
 
 
 _PAPER_RECIPES = {
@@ -179,18 +182,24 @@ _PAPER_RECIPES = {
     FIRST: _one_cycle(200, 1000, 1e-3),
     NEXT: _one_cycle(60, 23, 1e-3),  # 23 showers are 1,012 pairs
 }
-_EMBEDDED_RECIPES = {
-    LAYERS: _embedded(60, 64, 2e-3),
-    FIRST: _embedded(30, 64, 2e-3),
-    NEXT: _embedded(50, 32, 2e-3),
-}
 
 RECIPES = {
     "paper": {
         "ds2": _PAPER_RECIPES,
         "ds3": _PAPER_RECIPES | {NEXT: _one_cycle(20, 23, 1e-3)},
     },
-    "embedded": {"ds2": _EMBEDDED_RECIPES, "ds3": _EMBEDDED_RECIPES},
+    "embedded": {
+        "ds2": {
+            LAYERS: _embedded(60, 64),
+            FIRST: _embedded(30, 64),
+            NEXT: _embedded(60, 32),
+        },
+        "ds3": {
+            LAYERS: _embedded(80, 16),
+            FIRST: _embedded(40, 16),
+            NEXT: _embedded(100, 16),
+        },
+    },
 }
 """By size, dataset and network."""
 
@@ -397,7 +406,7 @@ class ICaloFlow(Surrogate):
         calorimeter = self.dataset.calorimeter
         precision = precision or str(torch.get_default_dtype()).removeprefix("torch.")
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
-        inverses = {n: self._inverse(n, sampler, precision) for n in self.networks}
+        inverses = {n: self.inverse(n, sampler, precision) for n in self.networks}
         cells = np.empty((len(energy), calorimeter.cells), np.float32)
         for start in range(0, len(energy), CHUNK):
             rows = slice(start, start + CHUNK)
@@ -442,7 +451,7 @@ class ICaloFlow(Surrogate):
         energies = self.maps.energies_from_flow(self._unstandardised(values), incident)
         return torch.where(energies < self.dataset.threshold, 0.0, energies)
 
-    def _inverse(self, network: str, sampler: str | None, precision: str) -> Inverse:
+    def inverse(self, network: str, sampler: str | None, precision: str) -> Inverse:
         """The inverse of one flow; made once for as long as its weights stay as they are."""
         samplers = self.samplers(network)
         sampler = sampler or next(iter(samplers))
