@@ -33,7 +33,7 @@ def _one_cycle(epochs: int, batch: int) -> TrainingRecipe:
 
 def _embedded(epochs: int, batch: int) -> TrainingRecipe:
     options = {"rise": 0.4, "start": 25, "end": 1e3}
-    return TrainingRecipe(epochs, batch, 2e-3, "onecycle", options, validation=0.1, clip=100.0)
+    return TrainingRecipe(epochs, batch, 1e-3, "onecycle", options, validation=0.1, clip=100.0)
 
 
 _EMBEDDED_RECIPES = {FIRST: _embedded(20, 64), NEXT: _embedded(12, 16)}
