@@ -12,6 +12,7 @@ from calostudy.models.calovae_inn import CaloVAEINN
 from calostudy.models.icaloflow import ICaloFlowTeacher
 from calostudy.models.icaloflow_student import ICaloFlowStudent
 from calostudy.models.l2lflows import L2LFlows
+from calostudy.models.l2lflows_maf import L2LFlowsMAF
 from calostudy.models.surrogate import CARD, WEIGHTS, Surrogate, read_card
 from calostudy.paths import data_dir
 
@@ -25,6 +26,7 @@ MODELS: dict[str, type[Surrogate]] = {
         ICaloFlowTeacher,
         ICaloFlowStudent,
         L2LFlows,
+        L2LFlowsMAF,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""

@@ -22,7 +22,7 @@ turned and mirrored at random while training.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -181,7 +181,10 @@ RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
         },
     },
     "embedded": {
-        "ds2": {ENERGIES: _SMALL_ENERGIES, IMAGES: _SMALL_IMAGES},
+        "ds2": {
+            ENERGIES: replace(_SMALL_ENERGIES, epochs=40),
+            IMAGES: replace(_SMALL_IMAGES, epochs=40),
+        },
         "ds3": {ENERGIES: _SMALL_ENERGIES, IMAGES: _SMALL_IMAGES},
         "ild-photons": {ENERGIES: _SMALL_ENERGIES, IMAGES: _SMALL_IMAGES},
     },
@@ -200,6 +203,11 @@ class L2LFlows(Surrogate):
 
     name: ClassVar[str] = "l2lflows"
     datasets: ClassVar[tuple[str, ...]] = ("ds2", "ds3", "ild-photons")
+    # Of the energy flow and of the images, by name; the first is the default.
+    samplers: ClassVar[dict[str, tuple[Callable, Callable]]] = {
+        "folded": (ENERGY_SAMPLERS["incremental"], folded),
+        "eager": (ENERGY_SAMPLERS["nflows"], eager),
+    }
 
     @property
     def network_evaluations(self) -> int:
@@ -251,8 +259,7 @@ class L2LFlows(Surrogate):
         energies = maf_flow(layers, 1, seed=self.seed, minimum=_SMALLEST_BIN, **options)
         if self.embedded:
             _begin_at_identity(energies)
-            # So few permutations had better bend all channels alike: those of seed 0 do.
-            return {ENERGIES: energies, IMAGES: ImageFlow(shape, BEFORE + 4, self.structure)}
+            return {ENERGIES: energies, IMAGES: self.image_flow(shape, BEFORE + 4 + layers)}
         flows = {
             _of_layer(i): ImageFlow(
                 shape, min(i, BEFORE) + 2, self.structure, embed=i > 0, seed=self.seed + i
@@ -261,15 +268,23 @@ class L2LFlows(Surrogate):
         }
         return {ENERGIES: energies, **flows}
 
+    def image_flow(self, shape, context: int) -> nn.Module:
+        """The flow of size `embedded` of images (H, W) with `context` channels of condition."""
+        # So few permutations had better bend all channels alike: those of seed 0 do.
+        return ImageFlow(shape, context, self.structure)
+
     def parameters_by_network(self) -> dict[str, int]:
-        """Trainable parameters; of layers that see as many before them, one flow is counted."""
+        """Trainable parameters of the energy flow and of all image flows together.
+
+        Of layers that see as many before them, one flow is counted.
+        """
         if self.embedded:
             return super().parameters_by_network()
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             networks = self.build_networks(BEFORE + 1)
         counts = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
-        of_layers = {_of_layer(i): counts[_of_layer(min(i, BEFORE))] for i in range(self._shape[0])}
-        return {ENERGIES: counts[ENERGIES], **of_layers}
+        layers = (counts[_of_layer(min(i, BEFORE))] for i in range(self._shape[0]))
+        return {ENERGIES: counts[ENERGIES], IMAGES: sum(layers)}
 
     def initial_constants(self) -> dict[str, Tensor]:
         """`paper`: the largest cell of each layer (MeV). `embedded`: mean and deviation of the
@@ -405,6 +420,7 @@ class L2LFlows(Surrogate):
         planes = [before]
         if self.embedded:
             numbers.append(2.0 * layers / self._shape[0] - 1.0)
+            numbers.extend(F.one_hot(layers, self._shape[0]).unbind(dim=1))
             planes.append(self._as_images(self.constants["average"][None])[0, layers, None])
         numbers = torch.stack([n.to(before.dtype) for n in numbers], dim=1)
         planes.append(numbers[:, :, None, None].expand(-1, -1, *before.shape[2:]))
@@ -437,17 +453,17 @@ class L2LFlows(Surrogate):
         Cells below the data set's threshold are 0. In size `embedded` and for `ild-photons`, the
         cells of a layer sum to its energy.
 
-        `sampler` is one of `SAMPLERS`: by default "folded"; "eager" is the same function without
+        `sampler` is one of `samplers`: by default the first; the last is the same function without
         any preparation, the yardstick. `precision` of the networks is "float32" or "float64", by
         default that of torch, which a hardware target sets.
 
         Raises:
             UsageError: there is no such sampler or precision.
         """
-        sampler = sampler or next(iter(SAMPLERS))
+        sampler = sampler or next(iter(self.samplers))
         precision = precision or str(torch.get_default_dtype()).removeprefix("torch.")
-        if sampler not in SAMPLERS:
-            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
+        if sampler not in self.samplers:
+            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(self.samplers)}")
         if precision not in ("float32", "float64"):
             raise UsageError(f"precision {precision!r}: expected float32 or float64")
         incident = np.atleast_1d(np.asarray(incident_energy, np.float64))
@@ -527,7 +543,9 @@ class L2LFlows(Surrogate):
     def _inverse(self, network: str, sampler: str, precision: str):
         kind = 0 if network == ENERGIES else 1
         flow, made = self.networks[network], self.__dict__.setdefault("_compiled", Compiled())
-        return made.of(flow, (sampler, precision), lambda: SAMPLERS[sampler][kind](flow, precision))
+        return made.of(
+            flow, (sampler, precision), lambda: self.samplers[sampler][kind](flow, precision)
+        )
 
 
 def _of_layer(layer: int) -> str:
@@ -536,10 +554,3 @@ def _of_layer(layer: int) -> str:
 
 def _layer_of(network: str) -> int:
     return int(network.rpartition("-")[2])
-
-
-SAMPLERS = {
-    "folded": (ENERGY_SAMPLERS["incremental"], folded),
-    "eager": (ENERGY_SAMPLERS["nflows"], eager),
-}
-"""Of the energy flow and of the images."""

@@ -95,11 +95,16 @@ class ModelWalk(Walk):
         return text
 
     def parameter_rows(self, surrogate: Surrogate) -> list[dict[str, str]]:
-        """Parameters per network, here and in the published size."""
-        own = surrogate.parameters_by_network()
-        paper = build(self.model, self.dataset, "paper").parameters_by_network()
+        """Parameters per network, here and in the published size, if it is known."""
+        own, paper = surrogate.parameters_by_network(), {}
+        if "paper" in surrogate.sizes:
+            paper = build(self.model, self.dataset, "paper").parameters_by_network()
         return [
-            {"network": name, self.size: f"{count:,}", "published size": f"{paper[name]:,}"}
+            {
+                "network": name,
+                self.size: f"{count:,}",
+                "published size": f"{paper[name]:,}" if paper else "not public",
+            }
             for name, count in own.items()
         ]
 
