@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from calostudy import models
+from calostudy import preprocessing as pre
 from calostudy.datasets import dataset, load
 from calostudy.errors import UsageError
 from calostudy.models import calovae_inn
@@ -46,8 +47,8 @@ def small(monkeypatch):
             )
             recipes = dict.fromkeys((AUTOENCODER, FLOW), recipe)
             monkeypatch.setitem(calovae_inn.RECIPES[size], name, recipes)
-        flow = replace(calovae_inn.FLOWS[size], blocks=2, hidden=3)
-        monkeypatch.setitem(calovae_inn.FLOWS, size, flow)
+            flow = replace(calovae_inn.FLOWS[size][name], blocks=2, hidden=3)
+            monkeypatch.setitem(calovae_inn.FLOWS[size], name, flow)
 
 
 def shaken(surrogate, showers):
@@ -358,6 +359,25 @@ def test_the_flow_sees_standardised_numbers_of_the_trained_encoder(small):
     varied = numbers.std(dim=0) > 1e-2
     assert varied.sum() >= 5
     torch.testing.assert_close(values.std(dim=0)[varied], torch.ones(int(varied.sum())).double())
+
+
+def test_layer_energies_come_back_from_the_flow_s_numbers_and_do_not_leak_behind_the_shower(small):
+    surrogate = models.build("calovae-inn", "ds2")
+    batch = surrogate.prepare(AUTOENCODER, load("ds2", "evaluation", rows=slice(0, 50)))
+    energies = surrogate._energies(batch)
+    numbers = surrogate._to_flow(batch, torch.Generator().manual_seed(0))[:, -45:]
+
+    def layers(numbers):
+        u = calovae_inn.SPREAD.inverse(numbers)
+        return pre.energies_from_fractions(u, batch["incident"], calovae_inn.RESPONSE["ds2"])
+
+    allowed = 1e-5 * energies.sum(dim=1, keepdim=True).expand_as(energies)
+    assert ((layers(numbers) - energies).abs() <= allowed).all()
+    # Showers that end before the last layers, and a flow that does not quite say so.
+    ended = energies[:, -5:].sum(dim=1) == 0
+    last = (energies > 0).double().cumsum(dim=1).argmax(dim=1)
+    numbers[torch.arange(50), 1 + last.clamp(max=43)] = 3.0
+    assert ended.sum() > 10 and (layers(numbers)[ended, -1] <= allowed[ended, -1]).all()
 
 
 @pytest.mark.parametrize("shipped", SHIPPED)

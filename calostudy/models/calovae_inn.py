@@ -211,15 +211,22 @@ STRUCTURE: dict[str, dict[str, VAEStructure]] = {
 }
 """Of the autoencoder, by size and dataset."""
 
-FLOWS = {
-    "paper": CouplingStructure(
-        18, 32, 3, SplineSettings(10, 20.0, 1e-3, 1e-3, 1e-3), by_shower=True, act_norm=False
-    ),
-    "embedded": CouplingStructure(
-        8, 48, 3, SplineSettings(8, 6.0, 1e-3, 1e-3, 1e-3), by_shower=False, act_norm=False
-    ),
+_PUBLISHED_FLOW = CouplingStructure(
+    18, 32, 3, SplineSettings(10, 20.0, 1e-3, 1e-3, 1e-3), by_shower=True, act_norm=False
+)
+_SMALL_FLOW = CouplingStructure(
+    8, 48, 3, SplineSettings(8, 6.0, 1e-3, 1e-3, 1e-3), by_shower=False, act_norm=False
+)
+FLOWS: dict[str, dict[str, CouplingStructure]] = {
+    "paper": dict.fromkeys(RESPONSE, _PUBLISHED_FLOW),
+    "embedded": {
+        "ds1-photons": _SMALL_FLOW,
+        "ds1-pions": _SMALL_FLOW,
+        "ds2": replace(_SMALL_FLOW, hidden=32),
+        "ds3": replace(_SMALL_FLOW, blocks=6, hidden=24),
+    },
 }
-"""Of the flow, by size."""
+"""Of the flow, by size and dataset."""
 
 DECODERS: dict[str, dict[str, Fractions | Hits]] = {
     "paper": {name: Fractions(1e-6 if "ds1" in name else 1e-8) for name in RESPONSE},
@@ -237,11 +244,8 @@ _PAPER = {
 
 
 def _embedded(epochs: int, flow_epochs: int, batch: int) -> dict[str, TrainingRecipe]:
-    options = {"validation": 0.1, "clip": 500.0}
-    return {
-        AUTOENCODER: TrainingRecipe(epochs, batch, 2e-3, "onecycle", _CYCLE, **options),
-        FLOW: TrainingRecipe(flow_epochs, batch, 2e-3, "onecycle", _CYCLE, **options),
-    }
+    recipe = TrainingRecipe(epochs, batch, 2e-3, "onecycle", _CYCLE, validation=0.1, clip=500.0)
+    return {AUTOENCODER: recipe, FLOW: replace(recipe, epochs=flow_epochs, clip=50.0)}
 
 
 RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
@@ -249,8 +253,8 @@ RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
     "embedded": {
         "ds1-photons": _embedded(60, 60, 64),
         "ds1-pions": _embedded(60, 60, 64),
-        "ds2": _embedded(40, 40, 64),
-        "ds3": _embedded(60, 60, 32),
+        "ds2": _embedded(36, 30, 64),
+        "ds3": _embedded(45, 24, 32),
     },
 }
 """By size, dataset and network."""
@@ -293,7 +297,7 @@ class CaloVAEINN(Surrogate):
         numbers = 2 * self.structure.latent + len(layers)
         return {
             AUTOENCODER: VAE([layer.cells for layer in layers], self.structure),
-            FLOW: CouplingFlow(numbers, 1, FLOWS[self.size], self.seed),
+            FLOW: CouplingFlow(numbers, 1, FLOWS[self.size][self.dataset.name], self.seed),
         }
 
     def initial_constants(self) -> dict[str, Tensor]:
@@ -484,6 +488,10 @@ class CaloVAEINN(Surrogate):
         seen = self.decoder.seen(self._fractions(batch), *self._cell_norm())
         found = self.networks[AUTOENCODER].encode(seen, conditions)
         u = pre.energy_fractions(energies, incident, RESPONSE[self.dataset.name])
+        # Behind the end of a shower each layer takes all there is, which is nothing: a little too
+        # much energy then ends up in the next layer and not in the last one.
+        behind = energies.flip(1).cumsum(1).flip(1)[:, :-1] > 0
+        u[:, 1:] = torch.where(behind, u[:, 1:], 1.0)
         noise = torch.rand(u.shape, generator=generator, dtype=u.dtype)
         return torch.cat([*(f.double() for f in found), SPREAD.forward(u, noise)], dim=1)
 
