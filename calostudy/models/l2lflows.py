@@ -14,8 +14,8 @@ into channels, which divides its 9 x 16 cells, and goes down by strides (1, 4) a
 pixel; it has the published number of parameters.
 
 Size `embedded` is small enough to be trained in minutes on one processor core and no published
-configuration. One flow is shared by all layers; it is told the depth and sees the average image of
-the layer in the training sample. Layer energies are fractions as in CaloFlow. An empty cell is
+configuration. One flow is shared by all layers; it is told the layer and sees its average image
+in the training sample. Layer energies are fractions as in CaloFlow. An empty cell is
 drawn from a wide distribution below the smallest cell that counts, and images that serve as
 conditions are without that noise, normalised to their layers' energies. Showers are
 turned and mirrored at random while training.
