@@ -24,7 +24,7 @@ from calostudy.training import train
 
 NAMES = ("ds1-photons", "ds1-pions", "ds2", "ds3")
 SIZES = ("paper", "embedded")
-SHIPPED = [n for n in NAMES if models.shipped_weights("calovae-inn", n, "embedded")]
+SHIPPED = ("ds1-photons", "ds2", "ds3")
 # arXiv:2410.21611, to train and to generate
 PUBLISHED = {
     "ds1-photons": (15_747_908, 8_321_308),
