@@ -36,7 +36,7 @@ def _embedded(epochs: int, batch: int) -> TrainingRecipe:
     return TrainingRecipe(epochs, batch, 1e-3, "onecycle", options, validation=0.1, clip=100.0)
 
 
-_EMBEDDED_RECIPES = {FIRST: _embedded(20, 64), NEXT: _embedded(12, 16)}
+_EMBEDDED_RECIPES = {FIRST: _embedded(8, 32), NEXT: _embedded(8, 16)}
 
 RECIPES = {
     "paper": {
