@@ -343,6 +343,7 @@ def test_a_student_without_its_teacher_is_a_usage_error(small, tmp_path):
         teacher.learn_from(student)
 
 
-def test_the_incremental_inverse_equals_nflows_on_the_shipped_weights():
-    surrogate = models.load(models.shipped_weights(TEACHER, "ds2", "embedded"))
+@pytest.mark.parametrize("model", [TEACHER, STUDENT])
+def test_the_fast_inverse_equals_nflows_on_the_shipped_weights(model):
+    surrogate = models.load(models.shipped_weights(model, "ds2", "embedded"))
     assert _largest_difference(surrogate) <= 1e-10
