@@ -213,5 +213,7 @@ def test_the_fused_inverse_equals_the_eager_one_on_the_shipped_weights():
     # noise far beyond the splines' bound too
     noise = normal(1, 0, 6, flow.features) * np.array([1, 1, 1, 1, 8, 8])[:, None]
     condition = np.linspace(-2.0, 12.0, 6)[:, None]
-    fast, slow = (caloinn.SAMPLERS[k](flow, "float64")(noise, condition) for k in caloinn.SAMPLERS)
+    fast, slow = (
+        caloinn.SAMPLERS[k](flow, "float64")(noise, condition) for k in ("fused", "eager")
+    )
     assert np.abs(fast - slow).max() <= 1e-10

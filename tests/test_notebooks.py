@@ -33,6 +33,17 @@ SMALL = {
         "power",
         {"dataset": "calogan-gamma", "n": 100, "trials": 1, "metrics": "pcc,wasserstein"},
     ),
+    "student-photons": (
+        "student",
+        {
+            "dataset": "ds1-photons",
+            "n": 100,
+            "repeats": 1,
+            "hidden": 16,
+            "batches": "1",
+            "rounds": 1,
+        },
+    ),
     "hardware-double": (
         "hardware",
         {

@@ -20,6 +20,7 @@ from calostudy.timing import (
     race,
     shipped_geant4_time,
     speed_up,
+    time_contestants,
     time_surrogate,
 )
 
@@ -295,3 +296,15 @@ def test_the_speed_up_joins_both_uncertainties(clock):
     assert value == pytest.approx(200 / ours.value)
     relative = np.hypot(geant4.uncertainty / 200, 0.75 / ours.value)
     assert error == pytest.approx(value * relative)
+
+
+def test_contestants_take_turns_and_are_compared_with_one_of_them(monkeypatch):
+    monkeypatch.setattr(timing, "MINIMUM_SECONDS", 1e-3)
+    surrogate = build("caloinn", "ds1-photons")
+    contestants = {"fast": (surrogate, None), "slow": (surrogate, "eager")}
+    found = time_contestants(contestants, 2, "cpu-1/fp32", "slow", rounds=2, energy=1e4)
+    assert list(found) == ["fast", "slow"]
+    assert found["fast"].yardstick == "slow" and found["fast"].ratio > 0
+    assert found["slow"].ratio is None
+    with pytest.raises(UsageError, match="no contestant 'plain'; there are fast, slow"):
+        time_contestants(contestants, 2, against="plain")

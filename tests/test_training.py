@@ -215,3 +215,18 @@ def test_the_showers_of_a_training_may_be_empty(tiny, tmp_path):
     empty = Showers(calorimeter, np.full(8, 1e4), np.zeros((8, 504), np.float32))
     train(tiny["teacher"](), empty, tmp_path / "out", epochs=1, progress=False)
     assert all(np.isfinite(e["validation_loss"]) for e in log_of(tmp_path / "out"))
+
+
+def test_the_learning_rates_of_a_recipe_are_those_of_its_training(tiny, tmp_path):
+    out = tmp_path / "weights"
+    surrogate, showers = tiny["teacher"](), tiny["showers"]()
+    train(surrogate, showers, out, seed=1, progress=False)
+    for name in surrogate.networks:
+        epochs, rates = training.learning_rates(surrogate.recipe(name), len(showers))
+        log = [line for line in map(json.loads, (out / "log.jsonl").read_text().splitlines())
+               if line["network"] == name]  # fmt: skip
+        steps = len(rates) // len(log)
+        assert epochs[steps] == 1.0
+        # The log has the rate of the first step of the next epoch.
+        logged = [line["learning_rate"] for line in log[:-1]]
+        assert list(rates[steps::steps]) == pytest.approx(logged)

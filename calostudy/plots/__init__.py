@@ -42,6 +42,7 @@ from calostudy.plots.results import (
     time_against_energy,
     times_by_batch,
 )
+from calostudy.plots.student import learning_rates, time_profile, times_by_energy
 from calostudy.plots.style import COLOURS, GEANT4, SURROGATE, THIRD, use_style
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "layer_shares",
     "layers_beside",
     "learning_curve",
+    "learning_rates",
     "log_posteriors",
     "longitudinal_profile",
     "loss_curve",
@@ -85,6 +87,8 @@ __all__ = [
     "significance_by_energy",
     "speed_up_bars",
     "time_against_energy",
+    "time_profile",
     "times_by_batch",
+    "times_by_energy",
     "use_style",
 ]

@@ -14,8 +14,13 @@ from calostudy.metrics import Score
 from calostudy.plots.style import COLOURS, GEANT4, INK, SURROGATE, label_of, log_axis
 
 
-def loss_curve(log: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Training and validation loss of each network; ``log`` maps network -> epochs as logged."""
+def loss_curve(
+    log: Mapping[str, Sequence[Mapping[str, float]]], ylabel: str = "negative log-likelihood"
+) -> Figure:
+    """Training and validation loss of each network; ``log`` maps network -> epochs as logged.
+
+    A positive loss that falls by more than a decade has a logarithmic axis.
+    """
     figure, axes = plt.subplots(
         1, len(log), figsize=(4.6 * len(log), 3.4), squeeze=False, layout="constrained"
     )
@@ -25,9 +30,12 @@ def loss_curve(log: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
         axis.plot(
             number, [e["validation_loss"] for e in epochs], color=SURROGATE, label="validation"
         )
-        best = min(epochs, key=lambda entry: entry["validation_loss"])
+        best = min(epochs, key=lambda e: e.get("divergence", e["validation_loss"]))
         axis.axvline(best["epoch"], color=INK, lw=0.8, ls=":", label="weights kept")
-        axis.set(title=network, xlabel="epoch", ylabel="negative log-likelihood")
+        axis.set(title=network, xlabel="epoch", ylabel=ylabel)
+        losses = [e["validation_loss"] for e in epochs]
+        if min(losses) > 0 and max(losses) > 10 * min(losses):
+            axis.set_yscale("log")
         axis.legend(fontsize="small")
     return figure
 

@@ -145,7 +145,10 @@ class CouplingSampler:
         def work(panel):
             first, last, vectors, lanes = panel
             shape, rows = ((0,) * vectors, (0,) * lanes), slice(first, last)
-            transform(noise[rows], context[rows], output[rows], *self._tables, *self._sizes, shape)
+            # A sample alone fills the lanes with the splines of several of its numbers.
+            bent = shape if vectors * lanes > 1 else ((0,), (0,) * self._lanes)
+            arrays = noise[rows], context[rows], output[rows]
+            transform(*arrays, *self._tables, *self._sizes, shape, bent)
 
         in_threads(work, panels(len(noise), threads, self._lanes), threads)
         return output
@@ -265,12 +268,13 @@ def _compiled(sources):
         noise, context, output,
         weights, layer_at, spline_at, layer_bias, spline_bias, layer_scale, spline_scale,
         order, shift, factor, numbers, leak,
-        passive, hidden, by_shower, rows, bins, kind, shape,
+        passive, hidden, by_shower, rows, bins, kind, shape, bent,
     ):  # fmt: skip
         """One panel of noise (n, D) to output (n, D), a tile of samples at a time.
 
         Tables as from `_packed` and `_gathers`; numbers: the spline's settings; leak (1,): slope
-        of the leaky ReLU below zero; the tuples are sizes, by their lengths.
+        of the leaky ReLU below zero; the tuples are sizes, by their lengths; `bent` is the shape
+        of what the splines bend at once, the tile of one number or of several.
         """
         _ = sources
         group, lanes = len(rows[0]), len(shape[1])
@@ -279,13 +283,15 @@ def _compiled(sources):
         count = (samples + tile - 1) // tile
         blocks, layers, units = layer_bias.shape
         conditions, active, bound = context.shape[1], features - passive, numbers[0]
-        state = np.zeros((count, features * tile), noise.dtype)
-        position = np.zeros((count, features * tile), noise.dtype)
+        wide = len(bent[0]) * len(bent[1])
+        state = np.zeros((count, features * tile + wide), noise.dtype)
+        position = np.zeros((count, features * tile + wide), noise.dtype)
         given = np.zeros((count, conditions * tile), noise.dtype)
         below = np.zeros((count, units * tile), noise.dtype)
         above = np.zeros((count, units * tile), noise.dtype)
         total = np.zeros(group * tile, noise.dtype)
-        raw = np.zeros(len(rows[1]) * tile, noise.dtype)
+        single = np.zeros(len(rows[1]) * tile, noise.dtype)
+        raw = np.zeros(len(rows[1]) * wide, noise.dtype)
 
         for s in range(samples):
             t, b = s // tile, s % tile
@@ -324,17 +330,20 @@ def _compiled(sources):
                                 value = scale * total[r * tile + b]
                                 above[t, (g * group + r) * tile + b] = max(value, leak[0] * value)
                 below, above = above, below
-            for f in range(active):
-                start, at = spline_at[block, f], (passive + f) * tile
+            for first in range(0, active, wide // tile):
+                at = (passive + first) * tile
                 for t in range(count):
-                    fill(raw, spline_bias[block, f], tile)
-                    add_products(weights, start, below[t], 0, hidden, raw, rows[1], shape)
-                    for r in range(len(rows[1])):
-                        for b in range(tile):
-                            raw[r * tile + b] *= spline_scale[block, f, r]
-                    for lane in range(0, tile, lanes):
+                    for f in range(first, min(active, first + wide // tile)):
+                        fill(single, spline_bias[block, f], tile)
+                        start, lane = spline_at[block, f], (f - first) * tile
+                        add_products(weights, start, below[t], 0, hidden, single, rows[1], shape)
+                        for r in range(len(rows[1])):
+                            for b in range(tile):
+                                value = spline_scale[block, f, r] * single[r * tile + b]
+                                raw[r * wide + lane + b] = value
+                    for lane in range(0, wide, len(bent[1])):
                         _invert_splines(
-                            raw, position[t], state[t], at, lane, numbers, bins, kind, shape
+                            raw, position[t], state[t], at, lane, numbers, bins, kind, bent
                         )
             for t in range(count):
                 for i in range(passive * tile):

@@ -1,14 +1,15 @@
-"""The kinds of walk that notebooks take, by name: a dataset, a model, a target, the metrics."""
+"""The kinds of walk that notebooks take, by name."""
 
 from calostudy.walks.dataset import DatasetWalk
 from calostudy.walks.forms import other_forms
 from calostudy.walks.hardware import HardwareWalk
 from calostudy.walks.model import ModelWalk
 from calostudy.walks.power import PowerWalk
+from calostudy.walks.student import StudentWalk
 from calostudy.walks.walk import Walk, low_middle_high
 
 WALKS: dict[str, type[Walk]] = {
-    walk.kind: walk for walk in (DatasetWalk, ModelWalk, HardwareWalk, PowerWalk)
+    walk.kind: walk for walk in (DatasetWalk, ModelWalk, HardwareWalk, PowerWalk, StudentWalk)
 }
 """Kind of walk -> its class; the notebook of a kind is ``notebooks/<kind>.ipynb``."""
 
@@ -18,6 +19,7 @@ __all__ = [
     "HardwareWalk",
     "ModelWalk",
     "PowerWalk",
+    "StudentWalk",
     "Walk",
     "low_middle_high",
     "other_forms",

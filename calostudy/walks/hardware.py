@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import h5py
 from pydantic import Field, field_validator
 
+from calostudy.datasets import Dataset
 from calostudy.errors import UsageError
 from calostudy.geant4 import sidecar_path, simulate
 from calostudy.hardware import describe_machine
@@ -29,6 +30,30 @@ from calostudy.timing import (
     time_surrogate,
 )
 from calostudy.walks.walk import Walk
+
+
+def batch_sizes(text: str) -> list[int]:
+    """Batch sizes from a text like "1,10,100"; a ValueError for anything else."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"{text!r} is not a list of batch sizes like 1,10,100")
+    return [int(part) for part in parts]
+
+
+def geant4_cost(entry: Dataset, showers: int) -> Geant4Time:
+    """Geant4's CPU time per shower of so many showers on one core now; of none, or without
+    Geant4: the times recorded while the shipped sample was made."""
+    if not showers:
+        return shipped_geant4_time(entry)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "showers.h5"
+        try:
+            simulate(entry.name, showers, 7, path, progress=False)
+        except UsageError:  # Geant4 is an extra; the recorded times are there for everybody
+            return shipped_geant4_time(entry)
+        energies = read_energies(path, entry.calorimeter)
+        with h5py.File(sidecar_path(path), "r") as file:
+            return geant4_time(energies, file["cpu_seconds"][:], "on this machine, just now")
 
 
 class HardwareWalk(Walk):
@@ -52,8 +77,7 @@ class HardwareWalk(Walk):
     @field_validator("batches")
     @classmethod
     def _whole_numbers(cls, text: str) -> str:
-        if not all(part.strip().isdigit() and int(part) > 0 for part in text.split(",")):
-            raise ValueError(f"{text!r} is not a list of batch sizes like 1,10,100")
+        batch_sizes(text)
         return text
 
     def page_name(self) -> str:
@@ -110,7 +134,7 @@ class HardwareWalk(Walk):
         """ms per shower at each batch size, the yardstick interleaved."""
         return time_surrogate(
             self.surrogate,
-            batches=[int(part) for part in self.batches.split(",")],
+            batches=batch_sizes(self.batches),
             target=self.target,
             against=self.yardstick or None,
             rounds=self.rounds,
@@ -141,17 +165,7 @@ class HardwareWalk(Walk):
 
     def geant4(self) -> Geant4Time:
         """Geant4's CPU time per shower: measured now, on one core, or while the sample was made."""
-        if not self.geant4_showers:
-            return shipped_geant4_time(self.entry)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "showers.h5"
-            try:
-                simulate(self.dataset, self.geant4_showers, 7, path, progress=False)
-            except UsageError:  # Geant4 is an extra; the recorded times are there for everybody
-                return shipped_geant4_time(self.entry)
-            energies = read_energies(path, self.entry.calorimeter)
-            with h5py.File(sidecar_path(path), "r") as file:
-                return geant4_time(energies, file["cpu_seconds"][:], "on this machine, just now")
+        return geant4_cost(self.entry, self.geant4_showers)
 
     @staticmethod
     def plot_rows(times: Sequence[SurrogateTime]) -> list[dict[str, Any]]:

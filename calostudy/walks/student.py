@@ -1,0 +1,434 @@
+"""The walk through teacher and student: does a surrogate need to be distilled to be fast?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, field_validator
+
+from calostudy.datasets import load
+from calostudy.energies import GEV
+from calostudy.errors import UsageError
+from calostudy.generation import generate_showers
+from calostudy.hardware import target
+from calostudy.metrics import Score, evaluate
+from calostudy.metrics.histograms import binning
+from calostudy.metrics.sample import Sample
+from calostudy.models import build, shipped_weights
+from calostudy.models import load as load_surrogate
+from calostudy.models.caloflow import VOXELS, CaloFlow
+from calostudy.models.surrogate import read_card
+from calostudy.profiling import nflows_operations, reached, stages
+from calostudy.results import Number, Result, save_result
+from calostudy.showers import Showers
+from calostudy.tables import between, plus_minus, published
+from calostudy.timing import Contestant, Geant4Time, SurrogateTime, time_contestants
+from calostudy.training import learning_rates
+from calostudy.walks.hardware import batch_sizes, geant4_cost
+from calostudy.walks.walk import Walk
+
+TEACHER, STUDENT = "teacher", "student"
+MODELS = {TEACHER: "caloflow-teacher", STUDENT: "caloflow-student"}
+PLAIN = " by nflows"
+TARGET = "cpu-1/fp32"
+METRICS = (
+    *("separation_power", "fpd", "kpd", "chi2_response", "mean_response", "rms_response"),
+    *("pcc_neighbours", "auc_low", "jsd_low", "auc_high", "jsd_high"),
+)
+PUBLIC_SHOWERS = 121_000  # of a public file, for the published schedules
+
+
+class StudentWalk(Walk):
+    """Parameters of ``notebooks/student.ipynb``."""
+
+    kind: ClassVar[str] = "student"
+    size: str = "embedded"
+    n: int = Field(1000, ge=100)
+    repeats: int = Field(2, ge=1)
+    hidden: int = Field(0, ge=0)
+    batches: str = "1,10,100"
+    paper_batches: str = ""
+    rounds: int = Field(5, ge=1)
+    geant4_showers: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+
+    @field_validator("batches", "paper_batches")
+    @classmethod
+    def _whole_numbers(cls, text: str) -> str:
+        if text:
+            batch_sizes(text)
+        return text
+
+    def page_name(self) -> str:
+        return f"student-{self.dataset}-{self.size}"
+
+    def title(self) -> str:
+        return f"Teacher and student on {self.entry.title_of('simulated')} ({self.size} size)"
+
+    @cached_property
+    def surrogates(self) -> dict[str, CaloFlow]:
+        """Teacher and student with their trained weights."""
+        return {role: load_surrogate(self._weights(role)) for role in MODELS}
+
+    def cards(self) -> dict[str, dict[str, Any]]:
+        """What is known of the training of both."""
+        return {role: read_card(self._weights(role)) for role in MODELS}
+
+    def _weights(self, role: str):
+        directory = shipped_weights(MODELS[role], self.dataset, self.size)
+        if directory is None:
+            raise UsageError(
+                f"no trained weights of {MODELS[role]} {self.dataset} {self.size}: make them with "
+                "`calostudy train` and `calostudy distill`"
+            )
+        return directory
+
+    # ---- what is compared ------------------------------------------------------------------
+
+    def voxel_rows(self) -> list[dict[str, Any]]:
+        """Layers and cells of the calorimeter (arXiv:2210.14245, table 1)."""
+        return [
+            {
+                "layer": layer.id,
+                "cells": layer.cells,
+                "bins in α or η": layer.shape[0],
+                "bins in r or φ": layer.shape[1],
+            }
+            for layer in self.entry.calorimeter.layers
+        ]
+
+    def network_rows(self) -> list[dict[str, str]]:
+        """Nodes of the masked networks and parameters of flow-II, and what is published."""
+        table = published("caloflow_networks")
+        table = table[table["dataset"] == self._published_name]
+        rows = []
+        for role, model in MODELS.items():
+            printed = table[table["model"] == model]
+            for size in ("paper", self.size):
+                surrogate = build(model, self.dataset, size)
+                made = surrogate.structure(VOXELS)
+                cells = self.entry.calorimeter.cells
+                rows.append(
+                    {
+                        "flow-II of": role,
+                        "size": size,
+                        "blocks": str(made.blocks),
+                        "hidden": f"{made.hidden_blocks} x {made.hidden}",
+                        "output": f"{23 * cells:,}",
+                        "parameters": f"{surrogate.parameters_by_network()[VOXELS]:,}",
+                    }
+                )
+            for row in printed.itertuples():
+                rows.append(
+                    {
+                        "flow-II of": role,
+                        "size": f"published: {row.source}",
+                        "blocks": "-",
+                        "hidden": "-" if pd.isna(row.hidden) else f"1 x {int(row.hidden)}",
+                        "output": "-" if pd.isna(row.output) else f"{int(row.output):,}",
+                        "parameters": "-" if pd.isna(row.parameters) else f"{row.parameters:,.0f}",
+                    }
+                )
+        return rows
+
+    @property
+    def _published_name(self) -> str:
+        """Papers name the three particles of the CaloGAN calorimeter together."""
+        return "calogan" if self.entry.calorimeter.name == "calogan" else self.dataset
+
+    def training_rows(self, cards: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Epochs, minutes and learning rates, of these weights and as published."""
+        times = published("training_times")
+        times = times[times["dataset"] == self.dataset]
+        rates = published("learning_rates").set_index(["model", "dataset"])
+        rows = []
+        for role, card in cards.items():
+            for network, seconds in card["training_seconds"].items():
+                recipe = card["training"]["recipes"][network]
+                curve = learning_rates(build(MODELS[role], self.dataset, self.size).recipe(network),
+                                       card["training"]["showers"])[1]  # fmt: skip
+                rows.append(
+                    {
+                        "network": f"{network} of the {role}",
+                        "trained": f"here, {card['training']['showers']:,} showers",
+                        "epochs": str(recipe["epochs"]),
+                        "minutes": f"{seconds / 60:.0f}",
+                        "learning rate": f"{curve.min():.0e} to {curve.max():.0e}",
+                        "on": f"{card['machine']['torch_threads']} thread of a CPU",
+                    }
+                )
+            for row in times[times["model"] == MODELS[role]].itertuples():
+                key = row.model, row.dataset
+                known = row.network == VOXELS and key in rates.index
+                rows.append(
+                    {
+                        "network": f"{row.network} of the {role}",
+                        "trained": row.source,
+                        "epochs": str(row.epochs),
+                        "minutes": str(row.minutes),
+                        "learning rate": "{base:.0e} to {highest:.0e}".format(**rates.loc[key])
+                        if known
+                        else "-",
+                        "on": row.hardware,
+                    }
+                )
+        return rows
+
+    def schedules(self, cards: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple]]:
+        """Learning rates of flow-II: {panel: {role: (epochs, rates)}}, as published and here."""
+        found: dict[str, dict[str, tuple]] = {"published recipe": {}, "these weights": {}}
+        for role, model in MODELS.items():
+            paper = build(model, self.dataset, "paper").recipe(VOXELS)
+            found["published recipe"][role] = learning_rates(paper, PUBLIC_SHOWERS)
+            own = build(model, self.dataset, self.size).recipe(VOXELS)
+            training = cards[role]["training"]
+            own = type(own)(**{**vars(own), "epochs": training["recipes"][VOXELS]["epochs"]})
+            found["these weights"][role] = learning_rates(own, training["showers"])
+        return found
+
+    # ---- showers ------------------------------------------------------------------------------
+
+    def samples(self) -> dict[str, Showers]:
+        """Geant4 showers that neither has seen, and as many of both at the same energies."""
+        geant4 = load(self.dataset, "evaluation", rows=slice(0, self.n))
+        return {"Geant4": geant4} | {
+            role: generate_showers(surrogate, geant4.incident_energy, seed=self.seed)
+            for role, surrogate in self.surrogates.items()
+        }
+
+    def compared(self, samples: Mapping[str, Showers]) -> dict[str, Sample]:
+        """The same showers with all that metrics and figures derive from them."""
+        return {name: Sample.of(showers, self.entry) for name, showers in samples.items()}
+
+    def centre_names(self, compared: Mapping[str, Sample]) -> list[str]:
+        """The observables that are centres or widths of layers, if they vary."""
+        truth = compared["Geant4"].distributions
+        names = [n for n in truth if n.split("/")[0] in ("EC_eta", "EC_phi")]
+        return [n for n in names if np.ptp(truth[n]) > 0]
+
+    def edges(self, compared: Mapping[str, Sample]) -> dict[str, np.ndarray]:
+        """Bin edges of every observable, decided by Geant4."""
+        truth = compared["Geant4"].distributions
+        return {name: binning(name, self.entry, values).edges for name, values in truth.items()}
+
+    def scores(self, samples: Mapping[str, Showers]) -> dict[str, list[Score]]:
+        """Scores of both; the floor is from the training sample, independent of this one."""
+        geant4 = samples["Geant4"]
+        floor = load(self.dataset, "train", rows=slice(0, len(geant4)))
+        return {
+            role: evaluate(
+                samples[role],
+                geant4,
+                self.entry,
+                metrics=METRICS,
+                repeats=self.repeats,
+                hidden=self.hidden or None,
+                seed=self.seed,
+                floor=floor,
+            )
+            for role in MODELS
+        }
+
+    def score_rows(self, scores: Mapping[str, Sequence[Score]]) -> list[dict[str, str]]:
+        """One row per metric: both, the floor, and what is published of both."""
+        table = published("scores")
+        table = table[table["dataset"] == self.dataset]
+        rows = []
+        for own in zip(*scores.values(), strict=True):
+            name = own[0].name
+            row = {"metric": name}
+            row |= {
+                role: plus_minus(score.value, score.uncertainty)
+                for role, score in zip(scores, own, strict=True)
+            }
+            row["Geant4 floor"] = plus_minus(own[0].floor, own[0].floor_uncertainty)
+            metric = {"chi2_response": "chi2_per_ndf_E_tot"}.get(name, name)
+            for role, model in MODELS.items():
+                found = table[(table["model"] == model) & (table["metric"] == metric)]
+                row[f"published {role}"] = "; ".join(
+                    f"{plus_minus(r.value, r.uncertainty)} ({r.source.partition(',')[0]})"
+                    for r in found.itertuples()
+                )
+            rows.append(row)
+        return rows
+
+    # ---- times --------------------------------------------------------------------------------
+
+    def times(self) -> dict[str, list[SurrogateTime]]:
+        """Both, by our samplers and by nflows, interleaved at each batch size.
+
+        Trained in this size; in the published size, with random weights, if `paper_batches` are
+        given. Ratios are to the student sampled by nflows.
+        """
+        found = self._times(self.surrogates, self.batches)
+        if self.paper_batches and self.size != "paper":
+            paper = {role: build(model, self.dataset, "paper") for role, model in MODELS.items()}
+            for name, times in self._times(paper, self.paper_batches).items():
+                found[name] += times
+        return found
+
+    def _times(
+        self, surrogates: Mapping[str, CaloFlow], batches: str
+    ) -> dict[str, list[SurrogateTime]]:
+        contestants: dict[str, Contestant] = {
+            **{role: (surrogate, None) for role, surrogate in surrogates.items()},
+            **{role + PLAIN: (surrogate, "nflows") for role, surrogate in surrogates.items()},
+        }
+        found: dict[str, list[SurrogateTime]] = {name: [] for name in contestants}
+        for batch in batch_sizes(batches):
+            measured = time_contestants(
+                contestants, batch, TARGET, STUDENT + PLAIN, self.rounds, self.seed
+            )
+            for name, time in measured.items():
+                found[name].append(time)
+        return found
+
+    @staticmethod
+    def time_rows(times: Mapping[str, Sequence[SurrogateTime]]) -> list[dict[str, str]]:
+        """One row per size and batch: ms per shower of all four, ratios to the plain student."""
+        rows = []
+        for entries in zip(*times.values(), strict=True):
+            first = entries[0]
+            weights = "trained" if first.trained else "untrained"
+            row = {"size": f"{first.size}, {weights}", "batch": f"{first.batch:,}"}
+            for name, time in zip(times, entries, strict=True):
+                row[f"{name}: ms per shower"] = between(time.value, time.low, time.high)
+            for name, time in zip(times, entries, strict=True):
+                if time.ratio is not None and not name.endswith(PLAIN):
+                    key = f"{STUDENT}{PLAIN} / {name}"
+                    row[key] = between(time.ratio, time.ratio_low, time.ratio_high)
+            row["cores used by others"] = f"{max(time.busy for time in entries):.2f}"
+            rows.append(row)
+        return rows
+
+    @staticmethod
+    def plot_rows(times: Mapping[str, Sequence[SurrogateTime]], size: str) -> list[dict[str, Any]]:
+        """The times of one size, for a figure."""
+        return [
+            {"label": name, "batch": t.batch, "value": t.value, "low": t.low, "high": t.high}
+            for name, entries in times.items()
+            for t in entries
+            if t.size == size
+        ]
+
+    def published_time_rows(self) -> list[dict[str, str]]:
+        """Published times of both, of CaloGAN and of Geant4 on showers of this calorimeter."""
+        table = published("times")
+        return [
+            {
+                "model": row.model,
+                "batch": "-" if pd.isna(row.batch) else f"{int(row.batch):,}",
+                "ms per shower": plus_minus(row.value, row.uncertainty),
+                "on": row.device if pd.isna(row.hardware) else row.hardware,
+                "source": row.source,
+            }
+            for row in table[table["dataset"] == self._published_name].itertuples()
+            if not pd.isna(row.value)
+        ]
+
+    def geant4(self) -> Geant4Time:
+        """Geant4's CPU time per shower: measured now, on one core, or while the sample was made."""
+        return geant4_cost(self.entry, self.geant4_showers)
+
+    def times_by_energy(self, geant4: Geant4Time, count: int = 4) -> list[dict[str, Any]]:
+        """ms per shower of both at fixed incident energies among those that Geant4 was timed at,
+        one by one and in batches of 100."""
+        energies = np.unique(geant4.energy_gev) * GEV
+        chosen = np.geomspace(energies[0], energies[-1], count)
+        chosen = [energies[np.abs(np.log(energies / energy)).argmin()] for energy in chosen]
+        contestants = {role: (surrogate, None) for role, surrogate in self.surrogates.items()}
+        rows = []
+        for batch in (1, 100):
+            for energy in chosen:
+                found = time_contestants(contestants, batch, TARGET, rounds=3, energy=float(energy))
+                rows += [
+                    {"label": f"{name}, batch {batch}", "energy": energy / GEV,
+                     "value": t.value, "low": t.low, "high": t.high}
+                    for name, t in found.items()
+                ]  # fmt: skip
+        return rows
+
+    def profile(self) -> tuple[dict[str, float], dict[int, dict[str, float]], list[dict[str, Any]]]:
+        """Of the teacher: shares of operations in nflows at batch size 1; ms per batch of our
+        stages by batch size; how near flow-II comes to the roofline."""
+        teacher = self.surrogates[TEACHER]
+        with target(TARGET).active():
+            operations = nflows_operations(teacher, 1, self.seed)
+            found = {b: stages(teacher, b, self.rounds) for b in batch_sizes(self.batches)}
+            limits = [reached(teacher, b, ms[VOXELS]) for b, ms in found.items()]
+        return operations, found, limits
+
+    @staticmethod
+    def limit_rows(limits: Sequence[Mapping[str, float]]) -> list[dict[str, str]]:
+        """The rooflines as a table."""
+        return [
+            {
+                "batch": f"{row['batch']:.0f}",
+                "weights read": f"{row['weights']:,.0f}",
+                "this core reads": f"{row['GB/s']:.1f} GB/s",
+                "and computes": f"{row['GFLOP/s']:.0f} GFLOP/s",
+                "least time": f"{row['least ms']:.3g} ms",
+                "flow-II": f"{row['measured ms']:.3g} ms",
+                "reached": f"{row['fraction']:.0%}",
+            }
+            for row in limits
+        ]
+
+    def save(
+        self,
+        scores: Mapping[str, Sequence[Score]],
+        times: Mapping[str, Sequence[SurrogateTime]],
+        geant4: Geant4Time,
+    ) -> None:
+        """Write the numbers of this page into the results folder."""
+        numbers = [
+            Number(
+                name=f"{role}: {score.name}",
+                value=score.value,
+                uncertainty=score.uncertainty,
+                uncertainty_kind=score.uncertainty_kind,
+                details=score.as_dict(),
+            )
+            for role, own in scores.items()
+            for score in own
+            if score.value is not None
+        ]
+        numbers += [
+            Number(
+                name=f"{name}: time at batch {time.batch}, {time.size} size",
+                value=time.value,
+                uncertainty=(time.high - time.low) / 2,
+                uncertainty_kind="half the 16-84 % range over rounds",
+                unit="ms per shower",
+                details=time.as_dict(),
+            )
+            for name, entries in times.items()
+            for time in entries
+        ]
+        numbers.append(
+            Number(
+                name="Geant4",
+                value=geant4.value,
+                uncertainty=geant4.uncertainty,
+                uncertainty_kind="error of the mean",
+                unit="CPU ms per shower",
+                details=geant4.as_dict(),
+            )
+        )
+        student = self.surrogates[STUDENT]
+        result = Result(
+            kind=self.kind,
+            dataset=self.dataset,
+            model=student.name,
+            size=self.size,
+            weights_sha256=student.weights_sha256,
+            target=TARGET,
+            sample_size=self.n,
+            seed=self.seed,
+            numbers=tuple(numbers),
+        )
+        save_result(result, self.results_folder / f"{self.page_name()}.json")
