@@ -26,17 +26,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from nflows.flows import Flow
-from nflows.transforms.permutations import Permutation
 from torch import Tensor
 
 from calostudy import preprocessing as pre
 from calostudy.errors import UsageError
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
-from calostudy.networks.flows import (
-    log_prob,
-    maf_flow,
-    spline_settings,
-)
+from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
 from calostudy.samplers.compiled import Compiled
 from calostudy.samplers.maf import IncrementalSampler
 from calostudy.samplers.noise import normal
@@ -209,7 +204,7 @@ class CaloFlow(Surrogate):
         }
         if self.embedded:
             for flow in flows.values():
-                _begin_at_identity(flow)
+                begin_at_identity(flow)
         return flows
 
     def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
@@ -363,18 +358,6 @@ class CaloFlowTeacher(CaloFlow):
 
     def samplers(self, network: str) -> "Mapping[str, Callable[[Flow, str], Inverse]]":
         return SAMPLERS
-
-
-def _begin_at_identity(flow: Flow) -> None:
-    """Make the splines of a fresh flow almost the identity: equal bins, slope 1 at the knots."""
-    for step in flow._transform._transforms:
-        if isinstance(step, Permutation):
-            continue
-        final, spline = step.autoregressive_net.final_layer, spline_settings(step)
-        with torch.no_grad():
-            final.weight.mul_(0.1)
-            final.bias.zero_()
-            final.bias.view(-1, spline.parameters)[:, 2 * spline.bins :] = spline.edge
 
 
 Inverse = Callable[[np.ndarray, np.ndarray], np.ndarray]

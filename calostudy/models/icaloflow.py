@@ -31,9 +31,9 @@ from torch import Tensor
 
 from calostudy import preprocessing as pre
 from calostudy.errors import UsageError
-from calostudy.models.caloflow import SAMPLERS, Inverse, _begin_at_identity
+from calostudy.models.caloflow import SAMPLERS, Inverse
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
-from calostudy.networks.flows import log_prob, maf_flow
+from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
 from calostudy.samplers.noise import normal, uniform
 from calostudy.showers import Showers
 
@@ -277,7 +277,7 @@ class ICaloFlow(Surrogate):
                 **vars(self.structure(network)),
             )
             if self.embedded:
-                _begin_at_identity(flows[network])
+                begin_at_identity(flows[network])
         return flows
 
     def initial_constants(self) -> dict[str, Tensor]:

@@ -36,9 +36,8 @@ from calostudy import preprocessing as pre
 from calostudy.energies import GEV
 from calostudy.errors import UsageError
 from calostudy.models.caloflow import SAMPLERS as ENERGY_SAMPLERS
-from calostudy.models.caloflow import _begin_at_identity
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
-from calostudy.networks.flows import log_prob, maf_flow
+from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
 from calostudy.networks.glow import GlowStructure, ImageFlow
 from calostudy.networks.spline import SplineSettings
 from calostudy.samplers.compiled import Compiled
@@ -258,7 +257,7 @@ class L2LFlows(Surrogate):
         options = ENERGY_FLOW[self.size]
         energies = maf_flow(layers, 1, seed=self.seed, minimum=_SMALLEST_BIN, **options)
         if self.embedded:
-            _begin_at_identity(energies)
+            begin_at_identity(energies)
             return {ENERGIES: energies, IMAGES: self.image_flow(shape, BEFORE + 4 + layers)}
         flows = {
             _of_layer(i): ImageFlow(

@@ -16,9 +16,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from calostudy.models.caloflow import SAMPLERS, _begin_at_identity
+from calostudy.models.caloflow import SAMPLERS
 from calostudy.models.l2lflows import BEFORE, ENERGIES, L2LFlows
 from calostudy.models.surrogate import TrainingRecipe
+from calostudy.networks.flows import begin_at_identity
 from calostudy.networks.masked_image import MaskedImageFlow
 from calostudy.samplers.glow import Inverse
 
@@ -71,5 +72,5 @@ class L2LFlowsMAF(L2LFlows):
     def image_flow(self, shape, context: int) -> nn.Module:
         # Of the context, the layers before and the average one are images.
         flow = MaskedImageFlow(shape, context, BEFORE + 1, seed=self.seed, **STRUCTURE)
-        _begin_at_identity(flow.flow)
+        begin_at_identity(flow.flow)
         return flow

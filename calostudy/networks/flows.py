@@ -135,6 +135,18 @@ def _spread_degrees(made):
     made.final_layer.mask = (made.final_layer.degrees[:, None] > previous).to(layer.mask)
 
 
+def begin_at_identity(flow: Flow) -> None:
+    """Make the splines of a fresh flow almost the identity: equal bins, slope 1 at the knots."""
+    for step in flow._transform._transforms:
+        if isinstance(step, Permutation):
+            continue
+        final, spline = step.autoregressive_net.final_layer, spline_settings(step)
+        with torch.no_grad():
+            final.weight.mul_(0.1)
+            final.bias.zero_()
+            final.bias.view(-1, spline.parameters)[:, 2 * spline.bins :] = spline.edge
+
+
 def autoregressive_steps(flow, kind=MaskedPiecewiseRationalQuadraticAutoregressiveTransform):
     """The transforms of a flow from data to noise, checked: a list of nflows `Permutation` and of
     blocks of class `kind`.
