@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -40,25 +41,32 @@ def stages(surrogate: CaloFlow, batch: int, rounds: int = 5, seed: int = 0) -> d
 
 
 def _race_stages(surrogate: CaloFlow, batch: int, rounds: int, seed: int) -> dict[str, Timing]:
-    energy = draw_energies(surrogate.dataset, batch, seed)
-    precision = str(torch.get_default_dtype()).removeprefix("torch.")
-    layers, cells = len(surrogate.dataset.calorimeter.layers), surrogate.dataset.calorimeter.cells
-    noise = normal(seed, 0, batch, layers + cells)
-    conditions = surrogate.conditions(energy, noise[:, :layers], precision)
-    inputs = {LAYERS: noise[:, :layers], VOXELS: noise[:, layers:]}
+    energy, noise, conditions = _inputs(surrogate, batch, seed)
 
     def pass_of(network: str) -> Callable[[], object]:
-        inverse = surrogate.inverse(network, None, precision)
-        return lambda: inverse(inputs[network], conditions[network])
+        inverse = surrogate.inverse(network, None, None)
+        return lambda: inverse(noise[network], conditions[network])
 
+    numbers = sum(array.shape[1] for array in noise.values())
     cases = {
-        "noise": lambda: normal(seed, 0, batch, layers + cells),
+        "noise": lambda: normal(seed, 0, batch, numbers),
         LAYERS: pass_of(LAYERS),
         VOXELS: pass_of(VOXELS),
         "all": lambda: surrogate.sample(energy, seed=seed),
     }
     run = race(cases, rounds)
     return {name: run.timing(name) for name in cases}
+
+
+def _inputs(
+    surrogate: CaloFlow, batch: int, seed: int
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Incident energies (N,) in MeV; noise (N, D) and conditions (N, C) of both flows."""
+    energy = draw_energies(surrogate.dataset, batch, seed)
+    layers, cells = len(surrogate.dataset.calorimeter.layers), surrogate.dataset.calorimeter.cells
+    noise = normal(seed, 0, batch, layers + cells)
+    noise = {LAYERS: noise[:, :layers], VOXELS: noise[:, layers:]}
+    return energy, noise, surrogate.conditions(energy, noise[LAYERS])
 
 
 def nflows_operations(surrogate: CaloFlow, batch: int, seed: int = 0) -> dict[str, float]:
@@ -69,13 +77,9 @@ def nflows_operations(surrogate: CaloFlow, batch: int, seed: int = 0) -> dict[st
     """
     block = surrogate.networks[VOXELS]._transform._transforms[0]
     masked = [list(module.weight.shape) for module in block.modules() if hasattr(module, "mask")]
-    precision = str(torch.get_default_dtype()).removeprefix("torch.")
-    layers, cells = len(surrogate.dataset.calorimeter.layers), surrogate.dataset.calorimeter.cells
-    noise = normal(seed, 0, batch, layers + cells)
-    energy = draw_energies(surrogate.dataset, batch, seed)
-    condition = surrogate.conditions(energy, noise[:, :layers], precision)[VOXELS]
+    _, noise, conditions = _inputs(surrogate, batch, seed)
     dtype = next(block.parameters()).dtype
-    inputs = [torch.as_tensor(array).to(dtype) for array in (noise[:, layers:], condition)]
+    inputs = [torch.as_tensor(array).to(dtype) for array in (noise[VOXELS], conditions[VOXELS])]
     with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as record:
         block.inverse(*inputs)
     spent: Counter[str] = Counter({MASKS: 0.0, PRODUCTS: 0.0, SPLINES: 0.0})

@@ -387,9 +387,9 @@ def test_the_fused_way_equals_the_eager_one_on_the_shipped_weights(shipped):
     # noise far beyond the splines' bound too
     noise = normal(1, 0, n, flow.features) * np.array([1, 1, 1, 1, 8, 8])[:, None]
     condition = np.linspace(-2.0, 7.0, n)[:, None]
-    fast, slow = (surrogate._made(k, "float64")[0](noise, condition) for k in calovae_inn.SAMPLERS)
+    fast, slow = (make(flow, "float64")(noise, condition) for make in calovae_inn.SAMPLERS.values())
     assert np.abs(fast - slow).max() <= 1e-10
-    decode = surrogate._made("fused", "float64")[1]
+    decode = surrogate.decoder_in(surrogate.networks[AUTOENCODER], "float64")
     rest = (
         normal(1, 0, n, surrogate.structure.latent),
         np.random.default_rng(0).random((n, surrogate.dataset.calorimeter.cells)),

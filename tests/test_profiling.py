@@ -73,7 +73,7 @@ def test_the_rates_of_the_machine_are_measured(teacher):
 def test_what_is_made_of_weights_is_made_again_when_they_change():
     compiled, network, calls = Compiled(), torch.nn.Linear(2, 2), []
 
-    def make():
+    def make(network):
         calls.append(network.weight.detach().numpy().copy())
         return len(calls)
 

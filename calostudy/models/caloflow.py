@@ -20,7 +20,6 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -29,10 +28,8 @@ from nflows.flows import Flow
 from torch import Tensor
 
 from calostudy import preprocessing as pre
-from calostudy.errors import UsageError
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
-from calostudy.samplers.compiled import Compiled
 from calostudy.samplers.maf import IncrementalSampler
 from calostudy.samplers.noise import normal
 from calostudy.showers import Showers
@@ -137,10 +134,6 @@ class CaloFlow(Surrogate):
         return {"paper": torch.float64, "embedded": torch.float32}[self.size]
 
     @property
-    def storage(self) -> torch.dtype:
-        return {"paper": torch.float32, "embedded": torch.float16}[self.size]
-
-    @property
     def preparation(self) -> Preparation:
         return PREPARATION[self.dataset.calorimeter.name]
 
@@ -158,14 +151,6 @@ class CaloFlow(Surrogate):
     @abstractmethod
     def samplers(self, network: str) -> "Mapping[str, Callable[[Flow, str], Inverse]]":
         """Ways from noise to what a network describes, by name; the first is the default."""
-
-    @property
-    def embedded(self) -> bool:
-        return self.size == "embedded"
-
-    @cached_property
-    def _symmetries(self) -> Tensor | None:
-        return pre.symmetries(self.dataset.calorimeter) if self.embedded else None
 
     def initial_constants(self) -> dict[str, Tensor]:
         """Mean and standard deviation of what each flow sees; none in size `paper`."""
@@ -245,7 +230,6 @@ class CaloFlow(Surrogate):
             UsageError: there is no such sampler or precision.
         """
         calorimeter = self.dataset.calorimeter
-        precision = precision or str(torch.get_default_dtype()).removeprefix("torch.")
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
         layers = len(calorimeter.layers)
         noise = normal(seed, first, len(energy), layers + calorimeter.cells)
@@ -258,13 +242,11 @@ class CaloFlow(Surrogate):
         showers = Showers(calorimeter, energy, cells.numpy().astype(np.float32), overflow)
         return showers.above_threshold(max(self.dataset.threshold, SMALLEST_CELL))
 
-    def conditions(
-        self, incident_energy: np.ndarray, noise: np.ndarray, precision: str
-    ) -> dict[str, np.ndarray]:
+    def conditions(self, incident_energy: np.ndarray, noise: np.ndarray) -> dict[str, np.ndarray]:
         """What the flows are given, (N, C) each, for incident energies (N,) in MeV and the noise
         (N, L) of flow-I."""
         incident = pre.to_units(torch.as_tensor(incident_energy))
-        energies = self._layer_energies(noise, incident, None, precision)
+        energies = self._layer_energies(noise, incident, None, None)
         found = {LAYERS: self._incident_condition(incident)}
         found[VOXELS] = self._voxel_condition(incident, energies)
         return {network: condition.numpy() for network, condition in found.items()}
@@ -285,10 +267,7 @@ class CaloFlow(Surrogate):
     ) -> tuple[Tensor, Tensor, Tensor | float]:
         """A flow's values and conditions of a batch in the network's precision, and the logarithm
         of what the values were divided by."""
-        if self._symmetries is not None and self.networks[network].training:
-            cells = pre.turn_at_random(batch["cells"], self._symmetries)
-            batch = {**batch, "cells": cells}
-        values, context = self._to_flow(network, batch)
+        values, context = self._to_flow(network, self.turned(network, batch))
         values, log_deviation = self._standardised(network, values)
         return values.to(self.precision), context.to(self.precision), log_deviation
 
@@ -326,21 +305,9 @@ class CaloFlow(Surrogate):
         layers = pre.log_layers(energies, self.preparation.layer_offset)
         return torch.cat([self._incident_condition(incident), layers], dim=1)
 
-    def inverse(self, network: str, sampler: str | None, precision: str) -> "Inverse":
-        """The inverse of one flow; made once for as long as its weights stay as they are."""
-        samplers = self.samplers(network)
-        sampler = sampler or next(iter(samplers))
-        if sampler not in samplers:
-            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(samplers)}")
-        if precision not in ("float32", "float64"):
-            raise UsageError(f"precision {precision!r}: expected float32 or float64")
-        flow = self.networks[network]
-        make = partial(samplers[sampler], flow, precision)
-        return self._compiled.of(flow, (sampler, precision), make)
-
-    @cached_property
-    def _compiled(self) -> Compiled:
-        return Compiled()
+    def inverse(self, network: str, sampler: str | None, precision: str | None) -> "Inverse":
+        """The inverse of one flow; arguments as for `sample`."""
+        return self.inverse_of(network, self.samplers(network), sampler, precision)
 
 
 class CaloFlowTeacher(CaloFlow):

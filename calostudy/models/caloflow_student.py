@@ -25,7 +25,6 @@ import torch
 from nflows.flows import Flow
 from torch import Tensor
 
-from calostudy.errors import UsageError
 from calostudy.models.caloflow import (
     LAYERS,
     VOXELS,
@@ -36,7 +35,8 @@ from calostudy.models.caloflow import (
     incremental,
     plain,
 )
-from calostudy.models.surrogate import Surrogate, TrainingRecipe
+from calostudy.models.student import X_SHARE, Student
+from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks import distillation
 from calostudy.networks.iaf import Trace, iaf_flow, trace_to_data
 from calostudy.samplers.iaf import OnePassSampler
@@ -72,9 +72,6 @@ RECIPES = {
 }
 """Of the distillation, by size and calorimeter."""
 
-X_SHARE = 0.5
-"""Weight of the x-loss; the z-loss has the rest."""
-
 
 def _uniform(incident: Tensor, bounds: tuple[float, float]) -> Tensor:
     low, high = bounds
@@ -94,15 +91,11 @@ NOISE_ENERGIES: dict[str, Callable[[Tensor, tuple[float, float]], Tensor]] = {
 training sample."""
 
 
-class CaloFlowStudent(CaloFlow):
-    """CaloFlow's student on the CaloGAN calorimeter or CaloChallenge dataset 1.
-
-    `learn_from` gives it a teacher, `calostudy.training.train` distils it.
-    """
+class CaloFlowStudent(Student, CaloFlow):
+    """CaloFlow's student on the CaloGAN calorimeter or CaloChallenge dataset 1."""
 
     name: ClassVar[str] = "caloflow-student"
     teacher_name: ClassVar[str] = CaloFlowTeacher.name
-    _teacher: CaloFlowTeacher | None = None
     _bounds: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -133,38 +126,6 @@ class CaloFlowStudent(CaloFlow):
     def samplers(self, network: str) -> Mapping[str, Callable[[Flow, str], Inverse]]:
         return SAMPLERS[network]
 
-    def learn_from(self, teacher: Surrogate) -> None:
-        """Take over flow-I, permutations and constants of a teacher, and learn from it.
-
-        The teacher's weights are frozen.
-
-        Raises:
-            UsageError: it is not a CaloFlow teacher of the same dataset and size.
-        """
-        wanted = self.teacher_name, self.dataset.name, self.size
-        if (teacher.name, teacher.dataset.name, teacher.size) != wanted:
-            raise UsageError(f"{self} learns from {' '.join(wanted)}, not from {teacher}")
-        for network in teacher.networks.values():
-            network.requires_grad_(False)
-        self.networks[LAYERS].load_state_dict(teacher.networks[LAYERS].state_dict())
-        self.round_weights(LAYERS)
-        distillation.take_over(self.networks[VOXELS], teacher.networks[VOXELS], self.embedded)
-        self.constants = {key: tensor.clone() for key, tensor in teacher.constants.items()}
-        self._teacher = teacher
-
-    def training_origin(self) -> dict[str, str]:
-        return {"teacher": self.teacher.fingerprint()}
-
-    @property
-    def teacher(self) -> CaloFlowTeacher:
-        """The teacher, or UsageError before `learn_from`."""
-        if self._teacher is None:
-            raise UsageError(
-                f"{self.name} learns from a teacher: `calostudy distill {self.name} "
-                f"{self.dataset.name} --teacher DIR --out DIR`"
-            )
-        return self._teacher
-
     def fit_constants(self, showers: Showers) -> None:
         """The constants are the teacher's; remembers the range of incident energies."""
         incident = self.prepare(VOXELS, showers)["incident"]
@@ -178,9 +139,6 @@ class CaloFlowStudent(CaloFlow):
 
     def monitor(self, network: str, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"divergence": self.divergence(batch)} if network == VOXELS else {}
-
-    def chosen_by(self, network: str) -> str:
-        return {LAYERS: "validation_loss", VOXELS: "divergence"}[network]
 
     def x_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """How well the student undoes what the teacher does to showers: (B,)."""

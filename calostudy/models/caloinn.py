@@ -18,7 +18,6 @@ training; numbers outside a spline's bound do not keep the others of their showe
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -27,12 +26,10 @@ from torch import Tensor
 
 from calostudy import preprocessing as pre
 from calostudy.energies import GEV
-from calostudy.errors import UsageError
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.cubic_spline import CubicSettings
 from calostudy.networks.spline import SplineSettings
-from calostudy.samplers.compiled import Compiled
 from calostudy.samplers.coupling import Inverse, eager, fused, int8
 from calostudy.samplers.noise import normal
 from calostudy.showers import Showers
@@ -141,14 +138,6 @@ class CaloINN(Surrogate):
         return 1
 
     @property
-    def precision(self) -> torch.dtype:
-        return torch.float32
-
-    @property
-    def storage(self) -> torch.dtype:
-        return {"paper": torch.float32, "embedded": torch.float16}[self.size]
-
-    @property
     def structure(self) -> CouplingStructure:
         """The hyperparameters of the flow."""
         return STRUCTURE[self.size][self.dataset.name]
@@ -163,10 +152,6 @@ class CaloINN(Surrogate):
     @property
     def _response(self) -> float:
         return RESPONSE[self.size][self.dataset.name]
-
-    @cached_property
-    def _symmetries(self) -> Tensor | None:
-        return pre.symmetries(self.dataset.calorimeter) if self.size == "embedded" else None
 
     def build_networks(self) -> dict[str, CouplingFlow]:
         calorimeter = self.dataset.calorimeter
@@ -192,9 +177,8 @@ class CaloINN(Surrogate):
 
         In training, size `embedded` turns and mirrors the showers at random.
         """
-        if self._symmetries is not None and self.networks[network].training:
-            batch = {**batch, "cells": pre.turn_at_random(batch["cells"], self._symmetries)}
-        values, context = (each.to(self.precision) for each in self._to_flow(batch))
+        values, context = self._to_flow(self.turned(network, batch))
+        values, context = values.to(self.precision), context.to(self.precision)
         return -self.networks[network].log_prob(values, context)
 
     def sample(
@@ -218,11 +202,10 @@ class CaloINN(Surrogate):
         Raises:
             UsageError: there is no such sampler or precision.
         """
-        precision = precision or str(torch.get_default_dtype()).removeprefix("torch.")
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
         noise = normal(seed, first, len(energy), self.networks[FLOW].features)
         condition = self._condition(torch.as_tensor(energy)).numpy()
-        values = self._inverse(sampler, precision)(noise, condition)
+        values = self.inverse_of(FLOW, SAMPLERS, sampler, precision)(noise, condition)
         return self._to_showers(torch.as_tensor(values), energy)
 
     def _to_showers(self, values: Tensor, energy: np.ndarray) -> Showers:
@@ -255,21 +238,6 @@ class CaloINN(Surrogate):
 
     def _condition(self, incident: Tensor) -> Tensor:
         return (incident / GEV).log2()[:, None]
-
-    def _inverse(self, sampler: str | None, precision: str) -> Inverse:
-        """The inverse of the flow; made once for as long as its weights stay as they are."""
-        sampler = sampler or next(iter(SAMPLERS))
-        if sampler not in SAMPLERS:
-            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
-        if precision not in ("float32", "float64"):
-            raise UsageError(f"precision {precision!r}: expected float32 or float64")
-        flow = self.networks[FLOW]
-        make = partial(SAMPLERS[sampler], flow, precision)
-        return self._compiled.of(flow, (sampler, precision), make)
-
-    @cached_property
-    def _compiled(self) -> Compiled:
-        return Compiled()
 
 
 SAMPLERS: dict[str, Callable[[CouplingFlow, str], Inverse]] = {

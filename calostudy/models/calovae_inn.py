@@ -30,7 +30,7 @@ and showers are turned and mirrored at random while training.
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -41,12 +41,12 @@ from torch.special import log_ndtr, ndtr, ndtri
 
 from calostudy import preprocessing as pre
 from calostudy.energies import GEV
-from calostudy.errors import UsageError
 from calostudy.models.caloinn import Logit
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.spline import SplineSettings
 from calostudy.networks.vae import VAE, Kernels, VAEStructure, divergence, draw
+from calostudy.samplers.compiled import checked_precision
 from calostudy.samplers.coupling import Inverse, eager, fused
 from calostudy.samplers.noise import normal, uniform
 from calostudy.samplers.tiles import in_tiles
@@ -272,14 +272,6 @@ class CaloVAEINN(Surrogate):
         return 1
 
     @property
-    def precision(self) -> torch.dtype:
-        return torch.float32
-
-    @property
-    def storage(self) -> torch.dtype:
-        return {"paper": torch.float32, "embedded": torch.float16}[self.size]
-
-    @property
     def structure(self) -> VAEStructure:
         """The hyperparameters of the autoencoder."""
         return STRUCTURE[self.size][self.dataset.name]
@@ -359,8 +351,7 @@ class CaloVAEINN(Surrogate):
 
         In training, size `embedded` turns and mirrors the showers at random.
         """
-        if self._symmetries is not None and self.networks[network].training:
-            batch = {**batch, "cells": pre.turn_at_random(batch["cells"], self._symmetries)}
+        batch = self.turned(network, batch)
         if network == FLOW:
             moments = (self.constants[f"flow.{key}"].double() for key in _MOMENTS)
             values = pre.standardise(self._to_flow(batch), *moments)
@@ -398,9 +389,11 @@ class CaloVAEINN(Surrogate):
         Raises:
             UsageError: there is no such sampler or precision.
         """
-        precision = precision or str(torch.get_default_dtype()).removeprefix("torch.")
+        precision = checked_precision(precision)
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
-        inverse, decode = self._made(sampler, precision)
+        inverse = self.inverse_of(FLOW, SAMPLERS, sampler, precision)
+        make = partial(self.decoder_in, precision=precision)
+        decode = self.compiled.of(self.networks[AUTOENCODER], precision, make)
         numbers = normal(seed, first, len(energy), self.networks[FLOW].features)
         values = inverse(numbers, self._flow_condition(torch.as_tensor(energy)).numpy())
         noise = normal(seed, first, len(energy), self.structure.latent, stream=1)
@@ -410,10 +403,6 @@ class CaloVAEINN(Surrogate):
         return showers.above_threshold(self.dataset.threshold)
 
     # ---- energies, fractions, conditions ----------------------------------------------
-
-    @cached_property
-    def _symmetries(self) -> Tensor | None:
-        return pre.symmetries(self.dataset.calorimeter) if self.size == "embedded" else None
 
     @cached_property
     def _rings(self) -> np.ndarray:
@@ -497,24 +486,10 @@ class CaloVAEINN(Surrogate):
 
     # ---- sampling ---------------------------------------------------------------------
 
-    def _made(self, sampler: str | None, precision: str) -> "tuple[Inverse, Decode]":
-        """The inverse of the flow and the way from its numbers to cells; made once for as long as
-        the weights stay as they are."""
-        sampler = sampler or next(iter(SAMPLERS))
-        if sampler not in SAMPLERS:
-            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
-        if precision not in ("float32", "float64"):
-            raise UsageError(f"precision {precision!r}: expected float32 or float64")
-        key = sampler, precision
-        version = tuple(p._version for net in self.networks.values() for p in net.parameters())
-        made = self.__dict__.setdefault("_makings", {})
-        if key not in made or made[key][0] != version:
-            inverse = SAMPLERS[sampler](self.networks[FLOW], precision)
-            made[key] = version, (inverse, self._decode(getattr(torch, precision)))
-        return made[key][1]
-
-    def _decode(self, dtype: torch.dtype) -> "Decode":
-        autoencoder = copy.deepcopy(self.networks[AUTOENCODER]).to(dtype)
+    def decoder_in(self, autoencoder: VAE, precision: str) -> "Decode":
+        """The way from the flow's numbers to cells, in a precision."""
+        dtype = getattr(torch, precision)
+        autoencoder = copy.deepcopy(autoencoder).to(dtype)
         slices, latent = self.dataset.calorimeter.slices, self.structure.latent
 
         @torch.no_grad()

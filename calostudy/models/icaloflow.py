@@ -30,7 +30,6 @@ from nflows.flows import Flow
 from torch import Tensor
 
 from calostudy import preprocessing as pre
-from calostudy.errors import UsageError
 from calostudy.models.caloflow import SAMPLERS, Inverse
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
@@ -218,10 +217,6 @@ class ICaloFlow(Surrogate):
     def precision(self) -> torch.dtype:
         return {"paper": torch.float64, "embedded": torch.float32}[self.size]
 
-    @property
-    def storage(self) -> torch.dtype:
-        return {"paper": torch.float32, "embedded": torch.float16}[self.size]
-
     def structure(self, network: str) -> Structure:
         """The hyperparameters of one of the flows."""
         return STRUCTURE[self.size][self.dataset.name][network]
@@ -238,10 +233,6 @@ class ICaloFlow(Surrogate):
         """Ways from noise to what a network describes, by name; the first is the default."""
 
     @property
-    def embedded(self) -> bool:
-        return self.size == "embedded"
-
-    @property
     def maps(self) -> Fractions | Logarithms:
         """Between energies and the numbers of the flows."""
         return MAPS[self.size]
@@ -256,7 +247,7 @@ class ICaloFlow(Surrogate):
         return self.dataset.calorimeter.layers[0].cells
 
     @cached_property
-    def _symmetries(self) -> Tensor | None:
+    def symmetries(self) -> Tensor | None:
         """Those of a pair of neighbouring layers (S, 2 V)."""
         if not self.embedded:
             return None
@@ -334,8 +325,7 @@ class ICaloFlow(Surrogate):
         cells = batch["cells"].view(len(energies), self._layers, -1)
         # Of layer 0 the layer before is itself, and is not used.
         pair = torch.cat([cells[shower, (layer - 1).clamp_min(0)], cells[shower, layer]], dim=1)
-        if self._symmetries is not None and self.networks[network].training:
-            pair = pre.turn_at_random(pair, self._symmetries)
+        pair = self.turned(network, {"cells": pair})["cells"]
         before, here = pair.double().split(self._cells, dim=1)
         noise = torch.rand(2, *here.shape, dtype=here.dtype)
         context = self._cell_condition(
@@ -404,7 +394,6 @@ class ICaloFlow(Surrogate):
             UsageError: there is no such sampler or precision.
         """
         calorimeter = self.dataset.calorimeter
-        precision = precision or str(torch.get_default_dtype()).removeprefix("torch.")
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
         inverses = {n: self.inverse(n, sampler, precision) for n in self.networks}
         cells = np.empty((len(energy), calorimeter.cells), np.float32)
@@ -451,20 +440,9 @@ class ICaloFlow(Surrogate):
         energies = self.maps.energies_from_flow(self._unstandardised(values), incident)
         return torch.where(energies < self.dataset.threshold, 0.0, energies)
 
-    def inverse(self, network: str, sampler: str | None, precision: str) -> Inverse:
-        """The inverse of one flow; made once for as long as its weights stay as they are."""
-        samplers = self.samplers(network)
-        sampler = sampler or next(iter(samplers))
-        if sampler not in samplers:
-            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(samplers)}")
-        if precision not in ("float32", "float64"):
-            raise UsageError(f"precision {precision!r}: expected float32 or float64")
-        flow, key = self.networks[network], (network, sampler, precision)
-        version = tuple(p._version for p in flow.parameters())
-        made = self.__dict__.setdefault("_inverses", {})
-        if key not in made or made[key][0] != version:
-            made[key] = version, samplers[sampler](flow, precision)
-        return made[key][1]
+    def inverse(self, network: str, sampler: str | None, precision: str | None) -> Inverse:
+        """The inverse of one flow; arguments as for `sample`."""
+        return self.inverse_of(network, self.samplers(network), sampler, precision)
 
 
 class ICaloFlowTeacher(ICaloFlow):

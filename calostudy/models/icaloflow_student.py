@@ -14,11 +14,11 @@ import torch
 from nflows.flows import Flow
 from torch import Tensor
 
-from calostudy.errors import UsageError
 from calostudy.models import caloflow, caloflow_student
 from calostudy.models.caloflow import Inverse
 from calostudy.models.icaloflow import FIRST, LAYERS, NEXT, ICaloFlow, ICaloFlowTeacher, Structure
-from calostudy.models.surrogate import Surrogate, TrainingRecipe
+from calostudy.models.student import X_SHARE, Student
+from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks import distillation
 from calostudy.networks.iaf import Trace, iaf_flow, trace_to_data
 
@@ -47,19 +47,12 @@ RECIPES = {
 }
 """Of the distillation, by size, dataset and network."""
 
-X_SHARE = 0.5
-"""Weight of the x-loss; the z-loss has the rest."""
 
-
-class ICaloFlowStudent(ICaloFlow):
-    """iCaloFlow's student on CaloChallenge dataset 2 or 3.
-
-    `learn_from` gives it a teacher, `calostudy.training.train` distils it.
-    """
+class ICaloFlowStudent(Student, ICaloFlow):
+    """iCaloFlow's student on CaloChallenge dataset 2 or 3."""
 
     name: ClassVar[str] = "icaloflow-student"
     teacher_name: ClassVar[str] = ICaloFlowTeacher.name
-    _teacher: ICaloFlowTeacher | None = None
 
     @property
     def trained_networks(self) -> tuple[str, ...]:
@@ -83,41 +76,6 @@ class ICaloFlowStudent(ICaloFlow):
         kind = caloflow.LAYERS if network == LAYERS else caloflow.VOXELS
         return caloflow_student.SAMPLERS[kind]
 
-    def learn_from(self, teacher: Surrogate) -> None:
-        """Take over flow-1, permutations and constants of a teacher, and learn from it.
-
-        The teacher's weights are frozen.
-
-        Raises:
-            UsageError: it is not an iCaloFlow teacher of the same dataset and size.
-        """
-        wanted = self.teacher_name, self.dataset.name, self.size
-        if (teacher.name, teacher.dataset.name, teacher.size) != wanted:
-            raise UsageError(f"{self} learns from {' '.join(wanted)}, not from {teacher}")
-        for network in teacher.networks.values():
-            network.requires_grad_(False)
-        self.networks[LAYERS].load_state_dict(teacher.networks[LAYERS].state_dict())
-        self.round_weights(LAYERS)
-        for network in self.trained_networks:
-            distillation.take_over(
-                self.networks[network], teacher.networks[network], biases=self.embedded
-            )
-        self.constants = {key: tensor.clone() for key, tensor in teacher.constants.items()}
-        self._teacher = teacher
-
-    def training_origin(self) -> dict[str, str]:
-        return {"teacher": self.teacher.fingerprint()}
-
-    @property
-    def teacher(self) -> ICaloFlowTeacher:
-        """The teacher, or UsageError before `learn_from`."""
-        if self._teacher is None:
-            raise UsageError(
-                f"{self.name} learns from a teacher: `calostudy distill {self.name} "
-                f"{self.dataset.name} --teacher DIR --out DIR`"
-            )
-        return self._teacher
-
     def fit_constants(self, showers) -> None:
         """The constants are the teacher's."""
 
@@ -140,9 +98,6 @@ class ICaloFlowStudent(ICaloFlow):
             own = self._from_noise(network, context)
             found = distillation.divergence(own, self._flows(network)[1], context)
         return {"divergence": found.view(len(batch["incident"]), -1).mean(dim=1)}
-
-    def chosen_by(self, network: str) -> str:
-        return {LAYERS: "validation_loss"}.get(network, "divergence")
 
     def _flows(self, network: str) -> tuple[Flow, Flow]:
         """A flow of student and teacher."""

@@ -34,13 +34,12 @@ from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
 from calostudy.energies import GEV
-from calostudy.errors import UsageError
 from calostudy.models.caloflow import SAMPLERS as ENERGY_SAMPLERS
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
 from calostudy.networks.glow import GlowStructure, ImageFlow
 from calostudy.networks.spline import SplineSettings
-from calostudy.samplers.compiled import Compiled
+from calostudy.samplers.compiled import checked_precision
 from calostudy.samplers.glow import eager, folded
 from calostudy.samplers.noise import normal
 from calostudy.samplers.tiles import in_tiles
@@ -210,20 +209,8 @@ class L2LFlows(Surrogate):
 
     @property
     def network_evaluations(self) -> int:
-        """One pass through the flow of each layer."""
-        return 1
-
-    @property
-    def precision(self) -> torch.dtype:
-        return torch.float32
-
-    @property
-    def storage(self) -> torch.dtype:
-        return {"paper": torch.float32, "embedded": torch.float16}[self.size]
-
-    @property
-    def embedded(self) -> bool:
-        return self.size == "embedded"
+        """One pass through a flow for each layer."""
+        return self._shape[0]
 
     @property
     def structure(self) -> GlowStructure:
@@ -459,12 +446,7 @@ class L2LFlows(Surrogate):
         Raises:
             UsageError: there is no such sampler or precision.
         """
-        sampler = sampler or next(iter(self.samplers))
-        precision = precision or str(torch.get_default_dtype()).removeprefix("torch.")
-        if sampler not in self.samplers:
-            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(self.samplers)}")
-        if precision not in ("float32", "float64"):
-            raise UsageError(f"precision {precision!r}: expected float32 or float64")
+        precision = checked_precision(precision)
         incident = np.atleast_1d(np.asarray(incident_energy, np.float64))
         energies = self._layer_energies(incident, seed, first, sampler, precision)
 
@@ -498,53 +480,44 @@ class L2LFlows(Surrogate):
     def _layer_by_layer(self, seed, indices, energies, incident, sampler, precision) -> Tensor:
         """Cells (T, V) in MeV of the showers `indices`, with energies (T, L) and (T,) in MeV."""
         layers, *shape = self._shape
-        numbers_per_shower = layers * shape[0] * shape[1]
+        size = layers * math.prod(shape)
         # By shower, so that the fillings of a tile cost no more than it does.
-        noise = torch.as_tensor(
-            np.concatenate(
-                [normal(seed, int(i), 1, numbers_per_shower, stream=DRAWS) for i in indices]
-            )
-        ).to(getattr(torch, precision))
-        noise = noise.view(len(indices), layers, -1)
-        renormalised = self.embedded or self.dataset.name == "ild-photons"
-        cells, conditions = (
-            [],
-            noise.new_zeros(len(indices), BEFORE if self.embedded else 0, *shape),
-        )
+        noise = np.concatenate([normal(seed, int(i), 1, size, stream=DRAWS) for i in indices])
+        noise = torch.as_tensor(noise).to(getattr(torch, precision)).view(len(indices), layers, -1)
+        # The shared flow of size `embedded` sees empty layers before the first.
+        before = noise.new_zeros(len(indices), BEFORE if self.embedded else 0, *shape)
+        cells = []
         for layer in range(layers):
             network = IMAGES if self.embedded else _of_layer(layer)
-            flow = self.networks[network]
-            context = self._context(
-                conditions[:, -BEFORE:] if self.embedded or layer else conditions,
-                energies[:, layer],
-                incident,
-                torch.full((len(indices),), layer),
-            )
-            inverse = self._inverse(network, sampler, precision)
-            numbers = inverse(noise[:, layer].reshape(-1, *flow.noise_shape), context)
-            if self.embedded:
-                found = Censored().inverse(numbers.double(), self.constants["scale"].double())
-                smallest = self.constants["scale"][0].item()
-            else:
-                largest = self.constants["largest"][layer : layer + 1].double()
-                found = Published().inverse(numbers.double(), largest)
-                smallest = self.dataset.threshold
-            found = self._as_cells(found)
-            if renormalised:
-                found = pre.share_out(found, energies[:, layer], smallest)
+            number = torch.full((len(indices),), layer)
+            context = self._context(before[:, -BEFORE:], energies[:, layer], incident, number)
+            given = noise[:, layer].reshape(-1, *self.networks[network].noise_shape)
+            numbers = self._inverse(network, sampler, precision)(given, context)
+            found, seen = self._layer_from_flow(numbers.double(), layer, energies[:, layer])
             cells.append(found)
-            if self.embedded:
-                scale = self.constants["scale"].double()
-                numbers = Censored().without_noise(self._as_images(found), scale).to(noise.dtype)
-            conditions = torch.cat([conditions, numbers], dim=1)
+            before = torch.cat([before, seen.to(before)], dim=1)
         return torch.cat(cells, dim=1)
 
-    def _inverse(self, network: str, sampler: str, precision: str):
-        kind = 0 if network == ENERGIES else 1
-        flow, made = self.networks[network], self.__dict__.setdefault("_compiled", Compiled())
-        return made.of(
-            flow, (sampler, precision), lambda: self.samplers[sampler][kind](flow, precision)
-        )
+    def _layer_from_flow(
+        self, numbers: Tensor, layer: int, energy: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cells (T, v) in MeV of a layer of energy (T,) from its flow's numbers (T, 1, H, W), and
+        the image (T, 1, H, W) that the layers behind it see."""
+        if self.embedded:
+            scale = self.constants["scale"].double()
+            cells = self._as_cells(Censored().inverse(numbers, scale))
+            cells = pre.share_out(cells, energy, scale[0].item())
+            return cells, Censored().without_noise(self._as_images(cells), scale)
+        largest = self.constants["largest"][layer : layer + 1].double()
+        cells = self._as_cells(Published().inverse(numbers, largest))
+        if self.dataset.name == "ild-photons":
+            cells = pre.share_out(cells, energy, self.dataset.threshold)
+        return cells, numbers
+
+    def _inverse(self, network: str, sampler: str | None, precision: str) -> Callable:
+        kind = int(network != ENERGIES)
+        samplers = {name: pair[kind] for name, pair in self.samplers.items()}
+        return self.inverse_of(network, samplers, sampler, precision)
 
 
 def _of_layer(layer: int) -> str:

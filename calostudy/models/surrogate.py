@@ -3,9 +3,9 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from calostudy import preprocessing as pre
 from calostudy.datasets import Dataset
 from calostudy.datasets import dataset as catalogue_entry
 from calostudy.errors import DataError, UsageError
 from calostudy.files import atomic_path
+from calostudy.samplers.compiled import Compiled, checked_precision
 from calostudy.showers import Showers
 
 WEIGHTS = "weights.safetensors"
@@ -33,10 +35,11 @@ _CONSTANTS = "constants"
 class TrainingRecipe:
     """How one network is trained.
 
-    `schedule` is "onecycle", "triangular2" or "multistep"; `schedule_options` are described at
-    `calostudy.training.SCHEDULES`. `learning_rate` is the highest of a cyclic schedule, the first
-    of "multistep". `validation` is the fraction of the showers set aside, `clip` the largest
-    gradient norm, or None.
+    `schedule` and `schedule_options` are described at `calostudy.training.SCHEDULES`.
+    `learning_rate` is the highest of a cyclic schedule, the first of "multistep". `validation` is
+    the fraction of the showers set aside, `clip` the largest gradient norm, or None. `average` is
+    the decay, per step, of the moving average of the weights that is validated and kept in place
+    of the weights themselves, or None.
     """
 
     epochs: int
@@ -46,6 +49,7 @@ class TrainingRecipe:
     schedule_options: Mapping[str, Any] = field(default_factory=dict)
     validation: float = 0.3
     clip: float | None = None
+    average: float | None = None
 
 
 class Surrogate(ABC):
@@ -80,14 +84,19 @@ class Surrogate(ABC):
         """How often the voxel network is evaluated for one shower."""
 
     @property
-    @abstractmethod
-    def precision(self) -> torch.dtype:
-        """Precision of the networks in training and in memory."""
+    def embedded(self) -> bool:
+        """Whether this is the size that is trained in minutes, and no published configuration."""
+        return self.size == "embedded"
 
     @property
-    @abstractmethod
+    def precision(self) -> torch.dtype:
+        """Precision of the networks in training and in memory."""
+        return torch.float32
+
+    @property
     def storage(self) -> torch.dtype:
         """Precision of the weights on disk."""
+        return {"paper": torch.float32, "embedded": torch.float16}[self.size]
 
     @abstractmethod
     def build_networks(self) -> dict[str, nn.Module]:
@@ -149,6 +158,43 @@ class Surrogate(ABC):
         Shower i is a function of its energy, `seed` and `first` + i alone: how a sample is cut
         into batches does not change it.
         """
+
+    @cached_property
+    def symmetries(self) -> Tensor | None:
+        """How showers may be turned and mirrored while training, as
+        `calostudy.preprocessing.symmetries`; in size `embedded` only."""
+        return pre.symmetries(self.dataset.calorimeter) if self.embedded else None
+
+    def turned(self, network: str, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The batch, while the network is in training with its cells (B, V) turned at random."""
+        if self.symmetries is None or not self.networks[network].training:
+            return batch
+        return {**batch, "cells": pre.turn_at_random(batch["cells"], self.symmetries)}
+
+    def inverse_of(
+        self,
+        network: str,
+        samplers: Mapping[str, Callable[[nn.Module, str], Any]],
+        sampler: str | None,
+        precision: str | None,
+    ) -> Any:
+        """What one of `samplers`, by default the first, makes of a network and a precision, by
+        default torch's; made once for as long as the weights stay as they are.
+
+        Raises:
+            UsageError: there is no such sampler or precision.
+        """
+        sampler = sampler or next(iter(samplers))
+        if sampler not in samplers:
+            raise UsageError(f"no sampler {sampler!r}; there are {', '.join(samplers)}")
+        key = sampler, checked_precision(precision)
+        make = partial(samplers[sampler], precision=key[1])
+        return self.compiled.of(self.networks[network], key, make)
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """What was made of the weights for sampling."""
+        return Compiled()
 
     @cached_property
     def networks(self) -> dict[str, nn.Module]:

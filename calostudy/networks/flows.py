@@ -24,6 +24,8 @@ from calostudy.networks.masked import masked_linear
 from calostudy.networks.spline import SplineSettings, rational_quadratic_spline
 
 DEGREES = ("sequential", "spread")
+BINS = 8
+"""Of the splines of CaloFlow and what follows it."""
 
 
 def permutations_within_layers(layer_sizes, count, seed=0) -> list[np.ndarray]:
@@ -57,7 +59,7 @@ def maf_flow(
     hidden_blocks,
     layer_sizes=None,
     dropout=0.0,
-    bins=8,
+    bins=BINS,
     tail_bound=14.0,
     minimum=1e-6,
     seed=0,

@@ -1,9 +1,22 @@
-"""Samplers that are compiled from the weights of a network, and again when those change."""
+"""Samplers that are made of the weights of a network, and again when those change."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import torch
 from torch import nn
+
+from calostudy.errors import UsageError
+
+PRECISIONS = ("float32", "float64")
+
+
+def checked_precision(precision: str | None) -> str:
+    """The precision of a sampler, by default torch's; UsageError unless one of `PRECISIONS`."""
+    precision = precision or str(torch.get_default_dtype()).removeprefix("torch.")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r}: expected {' or '.join(PRECISIONS)}")
+    return precision
 
 
 class Compiled:
@@ -12,8 +25,8 @@ class Compiled:
     def __init__(self):
         self._made: dict[Hashable, tuple] = {}
 
-    def of(self, network: nn.Module, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The result of `make`, called anew after the weights of the network have changed.
+    def of(self, network: nn.Module, key: Hashable, make: Callable[[nn.Module], Any]) -> Any:
+        """make(network), called anew after the weights of the network have changed.
 
         `key` tells apart what is made of one network in several ways.
         """
@@ -21,7 +34,7 @@ class Compiled:
         # longer than a shower.
         of, parameters, versions, made = self._made.get((id(network), key), (None,) * 4)
         if of is not network or versions != [p._version for p in parameters]:
-            parameters, made = tuple(network.parameters()), make()
+            parameters, made = tuple(network.parameters()), make(network)
             versions = [p._version for p in parameters]
             self._made[id(network), key] = network, parameters, versions, made
         return made
