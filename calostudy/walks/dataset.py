@@ -10,10 +10,11 @@ from pydantic import Field
 from calostudy.datasets import load, showers_path, showers_paths
 from calostudy.metrics.physics import Check, checks
 from calostudy.metrics.published import LayerComparison, ild_layers
-from calostudy.results import Number, Result, save_result
+from calostudy.results import Number
 from calostudy.showers import Rows, Showers, attributes, count
 from calostudy.tables import check_rows
 from calostudy.timing import Geant4Time, shipped_geant4_time
+from calostudy.walks.numbers import geant4_number
 from calostudy.walks.walk import Walk
 
 _OF_TWIN = (
@@ -107,21 +108,5 @@ class DatasetWalk(Walk):
             for check in found
         ]
         if cost is not None:
-            numbers.append(
-                Number(
-                    name="Geant4",
-                    value=cost.value,
-                    uncertainty=cost.uncertainty,
-                    uncertainty_kind="error of the mean",
-                    unit="CPU ms per shower",
-                    details=cost.as_dict(),
-                )
-            )
-        result = Result(
-            kind=self.kind,
-            dataset=self.dataset,
-            source=self.source,
-            sample_size=self.n,
-            numbers=tuple(numbers),
-        )
-        save_result(result, self.results_folder / f"{self.page_name()}.json")
+            numbers.append(geant4_number(cost))
+        self.save_numbers(numbers, source=self.source, sample_size=self.n)

@@ -18,7 +18,7 @@ from calostudy.hardware import describe_machine
 from calostudy.hardware import target as hardware_target
 from calostudy.models import build, load, shipped_weights
 from calostudy.models.surrogate import Surrogate
-from calostudy.results import Number, Result, save_result
+from calostudy.results import Number
 from calostudy.showers import read_energies
 from calostudy.tables import between, plus_minus
 from calostudy.timing import (
@@ -29,6 +29,7 @@ from calostudy.timing import (
     speed_up,
     time_surrogate,
 )
+from calostudy.walks.numbers import geant4_number, time_number
 from calostudy.walks.walk import Walk
 
 
@@ -207,14 +208,7 @@ class HardwareWalk(Walk):
         for time in times:
             value, uncertainty = speed_up(geant4, time)
             numbers += [
-                Number(
-                    name=f"time at batch {time.batch}",
-                    value=time.value,
-                    uncertainty=(time.high - time.low) / 2,
-                    uncertainty_kind="half the 16-84 % range over rounds",
-                    unit="ms per shower",
-                    details=time.as_dict(),
-                ),
+                time_number(f"time at batch {time.batch}", time),
                 Number(
                     name=f"speed-up at batch {time.batch}",
                     value=value,
@@ -222,23 +216,10 @@ class HardwareWalk(Walk):
                     uncertainty_kind="error of Geant4's mean and spread over rounds",
                 ),
             ]
-        numbers.append(
-            Number(
-                name="Geant4",
-                value=geant4.value,
-                uncertainty=geant4.uncertainty,
-                uncertainty_kind="error of the mean",
-                unit="CPU ms per shower",
-                details=geant4.as_dict(),
-            )
-        )
-        result = Result(
-            kind=self.kind,
-            dataset=self.dataset,
+        self.save_numbers(
+            [*numbers, geant4_number(geant4)],
             model=self.model,
             size=self.size,
             weights_sha256=self.surrogate.weights_sha256 or "untrained",
             target=self.target,
-            numbers=tuple(numbers),
         )
-        save_result(result, self.results_folder / f"{self.page_name()}.json")

@@ -20,10 +20,10 @@ from calostudy.metrics.sample import Sample
 from calostudy.models import build, shipped_weights
 from calostudy.models import load as load_surrogate
 from calostudy.models.surrogate import Surrogate, read_card
-from calostudy.results import Number, Result, save_result
 from calostudy.showers import Showers
 from calostudy.tables import published_scores
 from calostudy.training import train
+from calostudy.walks.numbers import score_numbers
 from calostudy.walks.walk import Walk
 
 
@@ -130,10 +130,6 @@ class ModelWalk(Walk):
             by_energy=True,
         )
 
-    def compared(self, samples: Mapping[str, Showers]) -> dict[str, Sample]:
-        """The same showers with all that metrics and figures derive from them."""
-        return {name: Sample.of(showers, self.entry) for name, showers in samples.items()}
-
     def edges(self, reference: Sample) -> dict[str, np.ndarray]:
         """Bin edges of every observable, decided by the reference."""
         return {n: binning(n, self.entry, v).edges for n, v in reference.distributions.items()}
@@ -161,25 +157,11 @@ class ModelWalk(Walk):
 
     def save(self, card: Mapping[str, Any], scores: list[Score]) -> None:
         """Write the scores of this page into the results folder."""
-        numbers = [
-            Number(
-                name=score.name,
-                value=score.value,
-                uncertainty=score.uncertainty,
-                uncertainty_kind=score.uncertainty_kind,
-                details=score.as_dict(),
-            )
-            for score in scores
-            if score.value is not None  # the page's table says why
-        ]
-        result = Result(
-            kind=self.kind,
-            dataset=self.dataset,
+        self.save_numbers(
+            score_numbers(scores),
             model=self.model,
             size=self.size,
             weights_sha256=card["weights_sha256"],
             sample_size=self.n,
             seed=self.seed,
-            numbers=tuple(numbers),
         )
-        save_result(result, self.results_folder / f"{self.page_name()}.json")

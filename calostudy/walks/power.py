@@ -14,7 +14,7 @@ from calostudy.metrics.defects import DEFECTS
 from calostudy.metrics.discrimination import SEEN, discriminations, first_seen
 from calostudy.metrics.histograms import RATIO, VOXEL, separations
 from calostudy.power import UNTRAINED, Plan, Pool, compare
-from calostudy.results import Number, Result, save_result
+from calostudy.results import Number
 from calostudy.showers import Showers
 from calostudy.tables import measured
 from calostudy.walks.walk import Walk
@@ -159,14 +159,7 @@ class PowerWalk(Walk):
             )
             for row in found[np.isfinite(found["d"])].itertuples()
         ]
-        result = Result(
-            kind=self.kind,
-            dataset=self.dataset,
-            sample_size=self.n,
-            seed=self.seed,
-            numbers=tuple(numbers),
-        )
-        save_result(result, self.results_folder / f"{self.page_name()}.json")
+        self.save_numbers(numbers, sample_size=self.n, seed=self.seed)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,12 +24,12 @@ from calostudy.models import load as load_surrogate
 from calostudy.models.caloflow import VOXELS, CaloFlow
 from calostudy.models.surrogate import read_card
 from calostudy.profiling import nflows_operations, reached, stages
-from calostudy.results import Number, Result, save_result
 from calostudy.showers import Showers
 from calostudy.tables import between, plus_minus, published
 from calostudy.timing import Contestant, Geant4Time, SurrogateTime, time_contestants
 from calostudy.training import learning_rates
 from calostudy.walks.hardware import batch_sizes, geant4_cost
+from calostudy.walks.numbers import geant4_number, score_numbers, time_number
 from calostudy.walks.walk import Walk
 
 TEACHER, STUDENT = "teacher", "student"
@@ -199,10 +200,6 @@ class StudentWalk(Walk):
             role: generate_showers(surrogate, geant4.incident_energy, seed=self.seed)
             for role, surrogate in self.surrogates.items()
         }
-
-    def compared(self, samples: Mapping[str, Showers]) -> dict[str, Sample]:
-        """The same showers with all that metrics and figures derive from them."""
-        return {name: Sample.of(showers, self.entry) for name, showers in samples.items()}
 
     def centre_names(self, compared: Mapping[str, Sample]) -> list[str]:
         """The observables that are centres or widths of layers, if they vary."""
@@ -385,50 +382,19 @@ class StudentWalk(Walk):
         geant4: Geant4Time,
     ) -> None:
         """Write the numbers of this page into the results folder."""
-        numbers = [
-            Number(
-                name=f"{role}: {score.name}",
-                value=score.value,
-                uncertainty=score.uncertainty,
-                uncertainty_kind=score.uncertainty_kind,
-                details=score.as_dict(),
-            )
-            for role, own in scores.items()
-            for score in own
-            if score.value is not None
-        ]
-        numbers += [
-            Number(
-                name=f"{name}: time at batch {time.batch}, {time.size} size",
-                value=time.value,
-                uncertainty=(time.high - time.low) / 2,
-                uncertainty_kind="half the 16-84 % range over rounds",
-                unit="ms per shower",
-                details=time.as_dict(),
-            )
+        found = [score_numbers(own, prefix=f"{role}: ") for role, own in scores.items()]
+        timed = [
+            time_number(f"{name}: time at batch {time.batch}, {time.size} size", time)
             for name, entries in times.items()
             for time in entries
         ]
-        numbers.append(
-            Number(
-                name="Geant4",
-                value=geant4.value,
-                uncertainty=geant4.uncertainty,
-                uncertainty_kind="error of the mean",
-                unit="CPU ms per shower",
-                details=geant4.as_dict(),
-            )
-        )
         student = self.surrogates[STUDENT]
-        result = Result(
-            kind=self.kind,
-            dataset=self.dataset,
+        self.save_numbers(
+            [*chain.from_iterable(found), *timed, geant4_number(geant4)],
             model=student.name,
             size=self.size,
             weights_sha256=student.weights_sha256,
             target=TARGET,
             sample_size=self.n,
             seed=self.seed,
-            numbers=tuple(numbers),
         )
-        save_result(result, self.results_folder / f"{self.page_name()}.json")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from calostudy.datasets import DATASETS, Dataset
 from calostudy.errors import UsageError
+from calostudy.metrics.sample import Sample
 from calostudy.models import MODELS
+from calostudy.results import Number, Result, save_result
 from calostudy.showers import Showers
 
 
@@ -60,6 +63,16 @@ class Walk(BaseModel, ABC):
     @property
     def results_folder(self) -> Path:
         return Path(self.results)
+
+    def compared(self, samples: Mapping[str, Showers]) -> dict[str, Sample]:
+        """The same showers with all that metrics and figures derive from them."""
+        return {name: Sample.of(showers, self.entry) for name, showers in samples.items()}
+
+    def save_numbers(self, numbers: Iterable[Number], **fields: Any) -> None:
+        """Write the numbers of this page, with other `fields` of a `Result`, into the results
+        folder."""
+        result = Result(kind=self.kind, dataset=self.dataset, numbers=tuple(numbers), **fields)
+        save_result(result, self.results_folder / f"{self.page_name()}.json")
 
 
 def low_middle_high(showers: Showers) -> list[int]:
