@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from pydantic import Field, field_validator
 
 from calostudy.datasets import load
@@ -25,22 +23,18 @@ from calostudy.models.caloflow import VOXELS, CaloFlow
 from calostudy.models.surrogate import read_card
 from calostudy.profiling import nflows_operations, reached, stages
 from calostudy.showers import Showers
-from calostudy.tables import between, plus_minus, published
 from calostudy.timing import Contestant, Geant4Time, SurrogateTime, time_contestants
-from calostudy.training import learning_rates
+from calostudy.walks import student_tables
 from calostudy.walks.hardware import batch_sizes, geant4_cost
 from calostudy.walks.numbers import geant4_number, score_numbers, time_number
+from calostudy.walks.student_tables import PLAIN, ROLES, STUDENT, TEACHER, Cards, Curve
 from calostudy.walks.walk import Walk
 
-TEACHER, STUDENT = "teacher", "student"
-MODELS = {TEACHER: "caloflow-teacher", STUDENT: "caloflow-student"}
-PLAIN = " by nflows"
 TARGET = "cpu-1/fp32"
 METRICS = (
     *("separation_power", "fpd", "kpd", "chi2_response", "mean_response", "rms_response"),
     *("pcc_neighbours", "auc_low", "jsd_low", "auc_high", "jsd_high"),
 )
-PUBLIC_SHOWERS = 121_000  # of a public file, for the published schedules
 
 
 class StudentWalk(Walk):
@@ -73,17 +67,17 @@ class StudentWalk(Walk):
     @cached_property
     def surrogates(self) -> dict[str, CaloFlow]:
         """Teacher and student with their trained weights."""
-        return {role: load_surrogate(self._weights(role)) for role in MODELS}
+        return {role: load_surrogate(self._weights(role)) for role in ROLES}
 
     def cards(self) -> dict[str, dict[str, Any]]:
         """What is known of the training of both."""
-        return {role: read_card(self._weights(role)) for role in MODELS}
+        return {role: read_card(self._weights(role)) for role in ROLES}
 
     def _weights(self, role: str):
-        directory = shipped_weights(MODELS[role], self.dataset, self.size)
+        directory = shipped_weights(ROLES[role], self.dataset, self.size)
         if directory is None:
             raise UsageError(
-                f"no trained weights of {MODELS[role]} {self.dataset} {self.size}: make them with "
+                f"no trained weights of {ROLES[role]} {self.dataset} {self.size}: make them with "
                 "`calostudy train` and `calostudy distill`"
             )
         return directory
@@ -91,105 +85,20 @@ class StudentWalk(Walk):
     # ---- what is compared ------------------------------------------------------------------
 
     def voxel_rows(self) -> list[dict[str, Any]]:
-        """Layers and cells of the calorimeter (arXiv:2210.14245, table 1)."""
-        return [
-            {
-                "layer": layer.id,
-                "cells": layer.cells,
-                "bins in α or η": layer.shape[0],
-                "bins in r or φ": layer.shape[1],
-            }
-            for layer in self.entry.calorimeter.layers
-        ]
+        """Layers and cells of the calorimeter."""
+        return student_tables.voxel_rows(self.entry.calorimeter)
 
     def network_rows(self) -> list[dict[str, str]]:
         """Nodes of the masked networks and parameters of flow-II, and what is published."""
-        table = published("caloflow_networks")
-        table = table[table["dataset"] == self._published_name]
-        rows = []
-        for role, model in MODELS.items():
-            printed = table[table["model"] == model]
-            for size in ("paper", self.size):
-                surrogate = build(model, self.dataset, size)
-                made = surrogate.structure(VOXELS)
-                cells = self.entry.calorimeter.cells
-                rows.append(
-                    {
-                        "flow-II of": role,
-                        "size": size,
-                        "blocks": str(made.blocks),
-                        "hidden": f"{made.hidden_blocks} x {made.hidden}",
-                        "output": f"{23 * cells:,}",
-                        "parameters": f"{surrogate.parameters_by_network()[VOXELS]:,}",
-                    }
-                )
-            for row in printed.itertuples():
-                rows.append(
-                    {
-                        "flow-II of": role,
-                        "size": f"published: {row.source}",
-                        "blocks": "-",
-                        "hidden": "-" if pd.isna(row.hidden) else f"1 x {int(row.hidden)}",
-                        "output": "-" if pd.isna(row.output) else f"{int(row.output):,}",
-                        "parameters": "-" if pd.isna(row.parameters) else f"{row.parameters:,.0f}",
-                    }
-                )
-        return rows
+        return student_tables.network_rows(self.entry, self.size)
 
-    @property
-    def _published_name(self) -> str:
-        """Papers name the three particles of the CaloGAN calorimeter together."""
-        return "calogan" if self.entry.calorimeter.name == "calogan" else self.dataset
-
-    def training_rows(self, cards: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    def training_rows(self, cards: Cards) -> list[dict[str, str]]:
         """Epochs, minutes and learning rates, of these weights and as published."""
-        times = published("training_times")
-        times = times[times["dataset"] == self.dataset]
-        rates = published("learning_rates").set_index(["model", "dataset"])
-        rows = []
-        for role, card in cards.items():
-            for network, seconds in card["training_seconds"].items():
-                recipe = card["training"]["recipes"][network]
-                curve = learning_rates(build(MODELS[role], self.dataset, self.size).recipe(network),
-                                       card["training"]["showers"])[1]  # fmt: skip
-                rows.append(
-                    {
-                        "network": f"{network} of the {role}",
-                        "trained": f"here, {card['training']['showers']:,} showers",
-                        "epochs": str(recipe["epochs"]),
-                        "minutes": f"{seconds / 60:.0f}",
-                        "learning rate": f"{curve.min():.0e} to {curve.max():.0e}",
-                        "on": f"{card['machine']['torch_threads']} thread of a CPU",
-                    }
-                )
-            for row in times[times["model"] == MODELS[role]].itertuples():
-                key = row.model, row.dataset
-                known = row.network == VOXELS and key in rates.index
-                rows.append(
-                    {
-                        "network": f"{row.network} of the {role}",
-                        "trained": row.source,
-                        "epochs": str(row.epochs),
-                        "minutes": str(row.minutes),
-                        "learning rate": "{base:.0e} to {highest:.0e}".format(**rates.loc[key])
-                        if known
-                        else "-",
-                        "on": row.hardware,
-                    }
-                )
-        return rows
+        return student_tables.training_rows(self.dataset, cards)
 
-    def schedules(self, cards: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple]]:
+    def schedules(self, cards: Cards) -> dict[str, dict[str, Curve]]:
         """Learning rates of flow-II: {panel: {role: (epochs, rates)}}, as published and here."""
-        found: dict[str, dict[str, tuple]] = {"published recipe": {}, "these weights": {}}
-        for role, model in MODELS.items():
-            paper = build(model, self.dataset, "paper").recipe(VOXELS)
-            found["published recipe"][role] = learning_rates(paper, PUBLIC_SHOWERS)
-            own = build(model, self.dataset, self.size).recipe(VOXELS)
-            training = cards[role]["training"]
-            own = type(own)(**{**vars(own), "epochs": training["recipes"][VOXELS]["epochs"]})
-            found["these weights"][role] = learning_rates(own, training["showers"])
-        return found
+        return student_tables.schedules(self.dataset, cards)
 
     # ---- showers ------------------------------------------------------------------------------
 
@@ -227,31 +136,12 @@ class StudentWalk(Walk):
                 seed=self.seed,
                 floor=floor,
             )
-            for role in MODELS
+            for role in ROLES
         }
 
     def score_rows(self, scores: Mapping[str, Sequence[Score]]) -> list[dict[str, str]]:
         """One row per metric: both, the floor, and what is published of both."""
-        table = published("scores")
-        table = table[table["dataset"] == self.dataset]
-        rows = []
-        for own in zip(*scores.values(), strict=True):
-            name = own[0].name
-            row = {"metric": name}
-            row |= {
-                role: plus_minus(score.value, score.uncertainty)
-                for role, score in zip(scores, own, strict=True)
-            }
-            row["Geant4 floor"] = plus_minus(own[0].floor, own[0].floor_uncertainty)
-            metric = {"chi2_response": "chi2_per_ndf_E_tot"}.get(name, name)
-            for role, model in MODELS.items():
-                found = table[(table["model"] == model) & (table["metric"] == metric)]
-                row[f"published {role}"] = "; ".join(
-                    f"{plus_minus(r.value, r.uncertainty)} ({r.source.partition(',')[0]})"
-                    for r in found.itertuples()
-                )
-            rows.append(row)
-        return rows
+        return student_tables.score_rows(self.dataset, scores)
 
     # ---- times --------------------------------------------------------------------------------
 
@@ -263,7 +153,7 @@ class StudentWalk(Walk):
         """
         found = self._times(self.surrogates, self.batches)
         if self.paper_batches and self.size != "paper":
-            paper = {role: build(model, self.dataset, "paper") for role, model in MODELS.items()}
+            paper = {role: build(model, self.dataset, "paper") for role, model in ROLES.items()}
             for name, times in self._times(paper, self.paper_batches).items():
                 found[name] += times
         return found
@@ -287,20 +177,7 @@ class StudentWalk(Walk):
     @staticmethod
     def time_rows(times: Mapping[str, Sequence[SurrogateTime]]) -> list[dict[str, str]]:
         """One row per size and batch: ms per shower of all four, ratios to the plain student."""
-        rows = []
-        for entries in zip(*times.values(), strict=True):
-            first = entries[0]
-            weights = "trained" if first.trained else "untrained"
-            row = {"size": f"{first.size}, {weights}", "batch": f"{first.batch:,}"}
-            for name, time in zip(times, entries, strict=True):
-                row[f"{name}: ms per shower"] = between(time.value, time.low, time.high)
-            for name, time in zip(times, entries, strict=True):
-                if time.ratio is not None and not name.endswith(PLAIN):
-                    key = f"{STUDENT}{PLAIN} / {name}"
-                    row[key] = between(time.ratio, time.ratio_low, time.ratio_high)
-            row["cores used by others"] = f"{max(time.busy for time in entries):.2f}"
-            rows.append(row)
-        return rows
+        return student_tables.time_rows(times)
 
     @staticmethod
     def plot_rows(times: Mapping[str, Sequence[SurrogateTime]], size: str) -> list[dict[str, Any]]:
@@ -314,18 +191,7 @@ class StudentWalk(Walk):
 
     def published_time_rows(self) -> list[dict[str, str]]:
         """Published times of both, of CaloGAN and of Geant4 on showers of this calorimeter."""
-        table = published("times")
-        return [
-            {
-                "model": row.model,
-                "batch": "-" if pd.isna(row.batch) else f"{int(row.batch):,}",
-                "ms per shower": plus_minus(row.value, row.uncertainty),
-                "on": row.device if pd.isna(row.hardware) else row.hardware,
-                "source": row.source,
-            }
-            for row in table[table["dataset"] == self._published_name].itertuples()
-            if not pd.isna(row.value)
-        ]
+        return student_tables.published_time_rows(self.entry)
 
     def geant4(self) -> Geant4Time:
         """Geant4's CPU time per shower: measured now, on one core, or while the sample was made."""
@@ -362,18 +228,7 @@ class StudentWalk(Walk):
     @staticmethod
     def limit_rows(limits: Sequence[Mapping[str, float]]) -> list[dict[str, str]]:
         """The rooflines as a table."""
-        return [
-            {
-                "batch": f"{row['batch']:.0f}",
-                "weights read": f"{row['weights']:,.0f}",
-                "this core reads": f"{row['GB/s']:.1f} GB/s",
-                "and computes": f"{row['GFLOP/s']:.0f} GFLOP/s",
-                "least time": f"{row['least ms']:.3g} ms",
-                "flow-II": f"{row['measured ms']:.3g} ms",
-                "reached": f"{row['fraction']:.0%}",
-            }
-            for row in limits
-        ]
+        return student_tables.limit_rows(limits)
 
     def save(
         self,
@@ -382,7 +237,11 @@ class StudentWalk(Walk):
         geant4: Geant4Time,
     ) -> None:
         """Write the numbers of this page into the results folder."""
-        found = [score_numbers(own, prefix=f"{role}: ") for role, own in scores.items()]
+        scored = [
+            number
+            for role, own in scores.items()
+            for number in score_numbers(own, prefix=f"{role}: ")
+        ]
         timed = [
             time_number(f"{name}: time at batch {time.batch}, {time.size} size", time)
             for name, entries in times.items()
@@ -390,7 +249,7 @@ class StudentWalk(Walk):
         ]
         student = self.surrogates[STUDENT]
         self.save_numbers(
-            [*chain.from_iterable(found), *timed, geant4_number(geant4)],
+            [*scored, *timed, geant4_number(geant4)],
             model=student.name,
             size=self.size,
             weights_sha256=student.weights_sha256,
