@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.register_assert_rewrite("surrogates")  # a failed assertion there shows its values, too
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from nflows.transforms.permutations import Permutation
+from surrogates import assert_learns_from_its_teacher_only, assert_samplers_agree
 from toy_showers import toy_showers
 
 from calostudy import cli, models, training
@@ -20,11 +21,12 @@ from calostudy.training import train
 EPLUS = ("caloflow-student", "calogan-eplus", "embedded")
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Size `embedded`, far smaller: what is tested does not depend on the size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     flows = {
         LAYERS: caloflow.Structure(2, 8, 1, 0.0, tail_bound=6.0),
         VOXELS: caloflow.Structure(2, 8, 1, 0.1, degrees="spread", tail_bound=6.0),
@@ -34,8 +36,6 @@ def small(monkeypatch):
         monkeypatch.setitem(caloflow.STRUCTURE["embedded"], name, flows)
         monkeypatch.setitem(caloflow_student.HIDDEN["embedded"], name, 12)
         monkeypatch.setitem(caloflow_student.RECIPES["embedded"], name, recipe)
-    yield
-    torch.set_num_threads(threads)
 
 
 def blocks(surrogate):
@@ -105,11 +105,7 @@ def test_layers_have_the_energies_of_flow_one_and_showers_do_not_depend_on_the_b
 
 def test_both_samplers_give_the_same_showers():
     student, _ = taught()
-    fast, slow = (
-        student.sample(np.array([1e4, 5e4]), seed=1, sampler=sampler, precision="float64")
-        for sampler in (None, "nflows")
-    )
-    np.testing.assert_allclose(fast.cells, slow.cells, rtol=1e-6, atol=1e-6)
+    assert_samplers_agree(student, None, "nflows", energies=np.array([1e4, 5e4]))
     with pytest.raises(UsageError, match="one-pass"):
         student.sample(np.array([1e4]), sampler="incremental")
 
@@ -250,11 +246,5 @@ def test_the_command_line_distils_what_generate_then_uses(tmp_path, monkeypatch,
 
 
 def test_a_student_without_its_teacher_is_a_usage_error(tmp_path):
-    student, teacher = taught()
-    with pytest.raises(UsageError, match="calostudy distill"):
-        train(models.build(*EPLUS), showers(), tmp_path, progress=False)
-    with pytest.raises(UsageError, match="learns from caloflow-teacher calogan-eplus embedded"):
-        student.learn_from(models.build("caloflow-teacher", "ds1-photons", "embedded"))
-    with pytest.raises(UsageError, match="no teacher"):
-        teacher.learn_from(student)
-    assert not list(tmp_path.iterdir())
+    stranger = models.build("caloflow-teacher", "ds1-photons", "embedded")
+    assert_learns_from_its_teacher_only(*taught(), stranger, showers(), tmp_path)

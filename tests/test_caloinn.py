@@ -5,15 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from surrogates import (
+    assert_follows_its_weights,
+    assert_loss_is_finite,
+    assert_refuses_unknown_ways,
+    assert_samplers_agree,
+    assert_samples_are_showers,
+    assert_turned_in_training_only,
+    assert_weights_come_back,
+    nearly_empty,
+    shaken,
+)
 
 from calostudy import models
 from calostudy.datasets import dataset, load
-from calostudy.errors import UsageError
 from calostudy.models import caloinn
 from calostudy.models.caloinn import FLOW, Logarithm, Logit
 from calostudy.networks.coupling import CouplingFlow
 from calostudy.samplers.noise import normal
-from calostudy.showers import Showers
 from calostudy.training import train
 
 NAMES = ("ds1-photons", "ds1-pions", "ds2")
@@ -27,17 +36,6 @@ def small(monkeypatch):
         for name, structure in structures.items():
             tiny = replace(structure, blocks=2, hidden=3)
             monkeypatch.setitem(structures, name, tiny)
-
-
-def shaken(surrogate, showers):
-    """A surrogate that has seen showers, with splines that bend."""
-    surrogate.fit_constants(showers)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)
-        for parameter in surrogate.networks[FLOW].parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape))
-    surrogate.round_weights(FLOW)
-    return surrogate
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,80 +115,41 @@ def test_showers_survive_the_way_to_the_flow_and_back(small, name, size):
 def test_samples_are_showers_and_do_not_depend_on_the_batch(small, name, size):
     showers = load(name, "train", rows=slice(0, 40))
     surrogate = shaken(models.build("caloinn", name, size), showers)
-    energies = showers.incident_energy[:5]
-    whole = surrogate.sample(energies, seed=5)
-    parts = [surrogate.sample(energies[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 5))]
-    assert whole.calorimeter is dataset(name).calorimeter
-    np.testing.assert_array_equal(whole.incident_energy, energies)
-    np.testing.assert_array_equal(whole.cells, np.concatenate([p.cells for p in parts]))
-    assert np.isfinite(whole.cells).all() and (whole.cells >= 0).all()
-    hit = whole.cells[whole.cells > 0]
-    assert len(hit) and hit.min() >= surrogate.dataset.threshold
-    assert not np.array_equal(whole.cells, surrogate.sample(energies, seed=6).cells)
+    assert_samples_are_showers(surrogate, showers.incident_energy[:5], cuts=(1,))
 
 
 def test_both_samplers_give_the_same_showers_and_follow_the_weights(small):
     showers = load("ds1-photons", "train", rows=slice(0, 40))
     surrogate = shaken(models.build("caloinn", "ds1-photons"), showers)
-    energies = np.array([1e3, 6e4])
-    fast, slow = (
-        surrogate.sample(energies, seed=1, sampler=sampler, precision="float64")
-        for sampler in ("fused", "eager")
-    )
-    np.testing.assert_allclose(fast.cells, slow.cells, rtol=1e-6, atol=1e-6)
+    before = assert_samplers_agree(surrogate, "fused", "eager")
     with torch.no_grad():
         surrogate.networks[FLOW].blocks[0].shift += 0.5
-    other = surrogate.sample(energies, seed=1, precision="float64")
-    assert np.abs(other.cells - fast.cells).max() > 1e-3
+    assert_follows_its_weights(surrogate, before)
 
 
 def test_unknown_sampler_and_precision_are_usage_errors(small):
     surrogate = models.build("caloinn", "ds1-photons")
-    with pytest.raises(UsageError, match="sampler"):
-        surrogate.sample(np.array([1e4]), sampler="guess")
-    with pytest.raises(UsageError, match="float32"):
-        surrogate.sample(np.array([1e4]), precision="float16")
+    assert_refuses_unknown_ways(surrogate, "fused", "eager", "int8")
 
 
 @pytest.mark.parametrize("size", ["paper", "embedded"])
 def test_the_loss_is_finite_for_empty_showers_and_layers(small, size):
     surrogate = models.build("caloinn", "ds1-photons", size)
-    cells = np.zeros((3, 368), np.float32)
-    cells[1, 100] = 1e-3
-    cells[2, :8] = 1e2
-    showers = Showers(surrogate.dataset.calorimeter, np.array([256.0, 1e3, 4e6]), cells)
-    loss = surrogate.loss(FLOW, surrogate.prepare(FLOW, showers))
-    assert loss.shape == (3,) and torch.isfinite(loss).all()
-    loss.sum().backward()
-    gradients = [p.grad for p in surrogate.networks[FLOW].parameters()]
-    assert all(torch.isfinite(g).all() for g in gradients)
+    calorimeter = surrogate.dataset.calorimeter
+    showers = nearly_empty(calorimeter, (256.0, 1e3, 4e6), cell=(100, 1e-3), first_layer=1e2)
+    assert_loss_is_finite(surrogate, FLOW, surrogate.prepare(FLOW, showers))
 
 
 def test_showers_are_turned_in_training_only(small):
-    surrogate = models.build("caloinn", "ds1-photons", "embedded")
     showers = load("ds1-photons", "train", rows=slice(0, 8))
-    surrogate = shaken(surrogate, showers)
-    batch = surrogate.prepare(FLOW, showers)
-    network = surrogate.networks[FLOW]
-
-    def losses():
-        torch.manual_seed(3)
-        return surrogate.loss(FLOW, batch).detach()
-
-    kept = losses()
-    assert torch.equal(kept, losses())
-    network.train()
-    assert not torch.allclose(kept, losses(), atol=1e-3)
+    surrogate = shaken(models.build("caloinn", "ds1-photons", "embedded"), showers)
+    assert_turned_in_training_only(surrogate, FLOW, surrogate.prepare(FLOW, showers))
 
 
 def test_weights_come_back_from_disk(small, tmp_path):
     showers = load("ds1-photons", "train", rows=slice(0, 40))
     surrogate = shaken(models.build("caloinn", "ds1-photons", seed=2), showers)
-    surrogate.save(tmp_path)
-    back = models.load(tmp_path)
-    energies = np.array([3e3, 6e4])
-    np.testing.assert_array_equal(back.sample(energies).cells, surrogate.sample(energies).cells)
-    assert back.fingerprint() == surrogate.fingerprint()
+    assert_weights_come_back(surrogate, tmp_path, np.array([3e3, 6e4]))
 
 
 def test_training_lowers_the_loss_from_where_the_flow_was_initialised(small, tmp_path):

@@ -8,12 +8,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from surrogates import (
+    TWO_ENERGIES,
+    assert_follows_its_weights,
+    assert_learns_from_its_teacher_only,
+    assert_loss_is_finite,
+    assert_refuses_unknown_ways,
+    assert_samplers_agree,
+    assert_samples_are_showers,
+    assert_weights_come_back,
+    nearly_empty,
+    shaken,
+)
 from toy_showers import toy_showers
 
 from calostudy import models, training
 from calostudy import preprocessing as pre
-from calostudy.datasets import dataset, load
-from calostudy.errors import UsageError
+from calostudy.datasets import load
 from calostudy.models import icaloflow, icaloflow_student
 from calostudy.models.icaloflow import FIRST, LAYERS, NEXT
 from calostudy.models.surrogate import TrainingRecipe
@@ -31,12 +42,7 @@ PUBLISHED = {  # arXiv:2410.21611, parameters in generation
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -52,21 +58,13 @@ def small(monkeypatch):
     monkeypatch.setitem(icaloflow_student.RECIPES["embedded"], "ds2", tiny)
 
 
-def shaken(surrogate, scale=0.1):
+def bent(surrogate):
     """A surrogate with splines that bend, and layer energies as of showers."""
-    surrogate.fit_constants(load(surrogate.dataset.name, "train", rows=slice(0, 60)))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)
-        for network in surrogate.networks.values():
-            for parameter in network.parameters():
-                parameter.add_(scale * torch.randn(parameter.shape))
-    for network in surrogate.networks:
-        surrogate.round_weights(network)
-    return surrogate
+    return shaken(surrogate, load(surrogate.dataset.name, "train", rows=slice(0, 60)), by=0.1)
 
 
 def taught(name="ds2"):
-    teacher = shaken(models.build(TEACHER, name))
+    teacher = bent(models.build(TEACHER, name))
     student = models.build(STUDENT, name, seed=3)
     student.learn_from(teacher)
     return student, teacher
@@ -146,25 +144,18 @@ def test_showers_survive_the_way_to_the_flows_and_back(small, name, size):
 @pytest.mark.parametrize("size", ["paper", "embedded"])
 @pytest.mark.parametrize("model", [TEACHER, STUDENT])
 def test_samples_are_showers_and_do_not_depend_on_the_batch(small, model, size, monkeypatch):
-    surrogate = shaken(models.build(model, "ds2", size))
+    surrogate = bent(models.build(model, "ds2", size))
     energies = np.geomspace(1e3, 1e5, 7)
-    whole = surrogate.sample(energies, seed=5)
+    at_once = surrogate.sample(energies, seed=5)
     monkeypatch.setattr(icaloflow, "CHUNK", 3)
-    parts = [surrogate.sample(energies[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 3), (3, 7))]
-    np.testing.assert_array_equal(whole.cells, np.concatenate([p.cells for p in parts]))
-    np.testing.assert_array_equal(whole.cells, surrogate.sample(energies, seed=5).cells)
-    np.testing.assert_array_equal(whole.incident_energy, energies)
-    assert whole.calorimeter is dataset("ds2").calorimeter
-    hit = whole.cells[whole.cells > 0]
-    assert np.isfinite(whole.cells).all() and (whole.cells >= 0).all()
-    assert len(hit) and hit.min() >= np.float32(surrogate.dataset.threshold)
-    assert not np.array_equal(whole.cells, surrogate.sample(energies, seed=6).cells)
+    in_chunks = assert_samples_are_showers(surrogate, energies, cuts=(1, 3))
+    np.testing.assert_array_equal(at_once.cells, in_chunks.cells)
 
 
 @pytest.mark.parametrize("size", ["paper", "embedded"])
 @pytest.mark.parametrize("name", NAMES)
 def test_layers_have_the_energies_of_flow_one(small, name, size):
-    surrogate = shaken(models.build(TEACHER, name, size))
+    surrogate = bent(models.build(TEACHER, name, size))
     energies = np.array([2e3, 7e4])
     showers = surrogate.sample(energies, seed=2)
     calorimeter = showers.calorimeter
@@ -177,18 +168,15 @@ def test_layers_have_the_energies_of_flow_one(small, name, size):
 
 @pytest.mark.parametrize("model", [TEACHER, STUDENT])
 def test_both_samplers_give_the_same_flows_and_showers(small, model):
-    surrogate = shaken(models.build(model, "ds2"))
+    surrogate = bent(models.build(model, "ds2"))
     assert _largest_difference(surrogate) <= 1e-10
-    energies = np.array([1e3, 6e4])
-    fast = surrogate.sample(energies, seed=1, precision="float64")
+    before = surrogate.sample(TWO_ENERGIES, seed=1, precision="float64")
     if model == STUDENT:  # the teacher's takes nflows a minute
-        slow = surrogate.sample(energies, seed=1, precision="float64", sampler="nflows")
-        np.testing.assert_allclose(fast.cells, slow.cells, rtol=1e-6, atol=1e-6)
+        assert_samplers_agree(surrogate, "one-pass", "nflows")
     with torch.no_grad():
         last = surrogate.networks[NEXT]._transform._transforms[-1].autoregressive_net.final_layer
         last.bias[::3] += 1.0
-    other = surrogate.sample(energies, seed=1, precision="float64")
-    assert np.abs(other.cells - fast.cells).max() > 1e-3
+    assert_follows_its_weights(surrogate, before)
 
 
 def _largest_difference(surrogate, rows=4):
@@ -212,15 +200,9 @@ def _largest_difference(surrogate, rows=4):
 @pytest.mark.parametrize("network", [LAYERS, FIRST, NEXT])
 def test_the_loss_is_finite_for_empty_showers_and_layers(small, network, size):
     surrogate = models.build(TEACHER, "ds2", size)
-    cells = np.zeros((3, 6480), np.float32)
-    cells[1, 1000] = 0.02
-    cells[2, :144] = 1e2
-    showers = Showers(surrogate.dataset.calorimeter, np.array([1e3, 1e3, 4e5]), cells)
-    loss = surrogate.loss(network, surrogate.prepare(network, showers))
-    assert loss.shape == (3,) and torch.isfinite(loss).all()
-    loss.sum().backward()
-    gradients = [p.grad for p in surrogate.networks[network].parameters()]
-    assert all(torch.isfinite(g).all() for g in gradients)
+    calorimeter = surrogate.dataset.calorimeter
+    showers = nearly_empty(calorimeter, (1e3, 1e3, 4e5), cell=(1000, 0.02), first_layer=1e2)
+    assert_loss_is_finite(surrogate, network, surrogate.prepare(network, showers))
 
 
 def test_flow_three_learns_layers_that_are_not_empty(small):
@@ -260,20 +242,12 @@ def test_a_pair_of_layers_is_turned_together_in_training_only(small):
 
 
 def test_unknown_sampler_and_precision_are_usage_errors(small):
-    surrogate = models.build(TEACHER, "ds2")
-    with pytest.raises(UsageError, match="incremental, nflows"):
-        surrogate.sample(np.array([1e4]), sampler="guess")
-    with pytest.raises(UsageError, match="float32"):
-        surrogate.sample(np.array([1e4]), precision="float16")
+    assert_refuses_unknown_ways(models.build(TEACHER, "ds2"), "incremental", "nflows")
 
 
 def test_weights_come_back_from_disk(small, tmp_path):
-    surrogate = shaken(models.build(TEACHER, "ds2", seed=2))
-    surrogate.save(tmp_path)
-    back = models.load(tmp_path)
-    energies = np.array([3e3, 6e4])
-    np.testing.assert_array_equal(back.sample(energies).cells, surrogate.sample(energies).cells)
-    assert back.fingerprint() == surrogate.fingerprint()
+    surrogate = bent(models.build(TEACHER, "ds2", seed=2))
+    assert_weights_come_back(surrogate, tmp_path, np.array([3e3, 6e4]))
 
 
 def test_training_lowers_every_loss(small, tmp_path):
@@ -334,13 +308,8 @@ def test_distillation_brings_the_student_nearer_and_leaves_flow_one_alone(small,
 
 
 def test_a_student_without_its_teacher_is_a_usage_error(small, tmp_path):
-    student, teacher = taught()
-    with pytest.raises(UsageError, match="calostudy distill"):
-        train(models.build(STUDENT, "ds2"), toy_showers("ds2", 4, seed=1), tmp_path, progress=False)
-    with pytest.raises(UsageError, match="learns from icaloflow-teacher ds2 embedded"):
-        student.learn_from(models.build(TEACHER, "ds3"))
-    with pytest.raises(UsageError, match="no teacher"):
-        teacher.learn_from(student)
+    showers, stranger = toy_showers("ds2", 4, seed=1), models.build(TEACHER, "ds3")
+    assert_learns_from_its_teacher_only(*taught(), stranger, showers, tmp_path)
 
 
 @pytest.mark.parametrize("model", [TEACHER, STUDENT])

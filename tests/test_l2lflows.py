@@ -6,14 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from surrogates import (
+    assert_follows_its_weights,
+    assert_loss_is_finite,
+    assert_refuses_unknown_ways,
+    assert_samplers_agree,
+    assert_samples_are_showers,
+    assert_weights_come_back,
+    nearly_empty,
+    shaken,
+)
 
 from calostudy import models
 from calostudy.datasets import dataset, load
-from calostudy.errors import UsageError
 from calostudy.models import l2lflows
 from calostudy.models.l2lflows import ENERGIES, IMAGES, Censored, Published
 from calostudy.samplers.glow import eager, folded
-from calostudy.showers import Showers
 from calostudy.training import train
 
 NAMES = ("ds2", "ds3", "ild-photons")
@@ -34,16 +42,9 @@ def small(monkeypatch):
         monkeypatch.setitem(l2lflows.ENERGY_FLOW, size, {**options, "blocks": 1, "hidden": 4})
 
 
-def shaken(name, size, showers, by=0.02):
+def bent(name, size, showers):
     """A surrogate that has seen showers, with splines that bend."""
-    surrogate = models.build("l2lflows", name, size)
-    surrogate.fit_constants(showers)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)
-        for network in surrogate.networks.values():
-            for parameter in network.parameters():
-                parameter.add_(by * torch.randn(parameter.shape))
-    return surrogate
+    return shaken(models.build("l2lflows", name, size), showers, by=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,7 +96,7 @@ def test_censored_map_returns_hits_and_puts_empty_cells_below_the_smallest():
 @pytest.mark.parametrize("name", ["ds2", "ild-photons"])
 def test_layer_energies_come_back_from_the_energy_flow_s_numbers(small, name, size):
     showers = load(name, "train", rows=slice(0, 30))
-    surrogate = shaken(name, size, showers)
+    surrogate = bent(name, size, showers)
     batch = surrogate.prepare(ENERGIES, showers)
     torch.manual_seed(0)
     values, condition = surrogate._energies_to_flow(batch)
@@ -126,7 +127,7 @@ def test_images_are_the_cells_and_the_last_axis_is_the_angle(small, name):
 
 def test_a_flow_sees_its_layer_and_the_five_before(small):
     showers = load("ild-photons", "train", rows=slice(0, 4))
-    surrogate = shaken("ild-photons", "paper", showers)
+    surrogate = bent("ild-photons", "paper", showers)
     for layer, before in ((0, 0), (3, 3), (20, 5)):
         name = f"{IMAGES}-{layer:02d}"
         batch = surrogate.prepare(name, showers)
@@ -153,23 +154,13 @@ def test_a_flow_sees_its_layer_and_the_five_before(small):
 )
 def test_samples_are_showers_and_do_not_depend_on_the_batch(small, name, size):
     showers = load(name, "train", rows=slice(0, 20))
-    surrogate = shaken(name, size, showers)
-    energies = showers.incident_energy[:11]
-    whole = surrogate.sample(energies, seed=5, first=3)
-    cuts = ((0, 1), (1, 4), (4, 11))
-    parts = [surrogate.sample(energies[a:b], seed=5, first=3 + a).cells for a, b in cuts]
-    assert whole.calorimeter is dataset(name).calorimeter
-    np.testing.assert_array_equal(whole.incident_energy, energies)
-    np.testing.assert_array_equal(whole.cells, np.concatenate(parts))
-    assert np.isfinite(whole.cells).all() and (whole.cells >= 0).all()
-    hit = whole.cells[whole.cells > 0]
-    assert len(hit) and hit.min() >= surrogate.dataset.threshold
-    assert not np.array_equal(whole.cells, surrogate.sample(energies, seed=6, first=3).cells)
+    surrogate = bent(name, size, showers)
+    assert_samples_are_showers(surrogate, showers.incident_energy[:11], cuts=(1, 4), first=3)
 
 
 def test_layers_sum_to_the_energies_of_the_energy_flow(small):
     showers = load("ild-photons", "train", rows=slice(0, 20))
-    surrogate = shaken("ild-photons", "embedded", showers)
+    surrogate = bent("ild-photons", "embedded", showers)
     energies = showers.incident_energy[:6]
     found = surrogate.sample(energies, seed=2).layer_energies()
     wanted = surrogate._layer_energies(energies, 2, 0, "folded", "float32")
@@ -180,19 +171,12 @@ def test_layers_sum_to_the_energies_of_the_energy_flow(small):
 
 @pytest.mark.parametrize("size", ["paper", "embedded"])
 def test_both_samplers_give_the_same_showers_and_follow_the_weights(small, size):
-    showers = load("ds2", "train", rows=slice(0, 20))
-    surrogate = shaken("ds2", size, showers)
-    energies = np.array([1e3, 6e4])
-    fast, slow = (
-        surrogate.sample(energies, seed=1, sampler=sampler, precision="float64")
-        for sampler in ("folded", "eager")
-    )
-    np.testing.assert_allclose(fast.cells, slow.cells, rtol=1e-6, atol=1e-6)
+    surrogate = bent("ds2", size, load("ds2", "train", rows=slice(0, 20)))
+    before = assert_samplers_agree(surrogate, "folded", "eager")
     first = IMAGES if size == "embedded" else f"{IMAGES}-00"
     with torch.no_grad():
         surrogate.networks[first].blocks[0].shift += 0.5
-    other = surrogate.sample(energies, seed=1, precision="float64")
-    assert np.abs(other.cells - fast.cells).max() > 1e-3
+    assert_follows_its_weights(surrogate, before)
 
 
 def test_impossible_layer_energies_are_drawn_again(small, monkeypatch):
@@ -213,27 +197,16 @@ def test_impossible_layer_energies_are_drawn_again(small, monkeypatch):
 
 
 def test_unknown_sampler_and_precision_are_usage_errors(small):
-    surrogate = models.build("l2lflows", "ds2")
-    with pytest.raises(UsageError, match="sampler"):
-        surrogate.sample(np.array([1e4]), sampler="guess")
-    with pytest.raises(UsageError, match="float32"):
-        surrogate.sample(np.array([1e4]), precision="float16")
+    assert_refuses_unknown_ways(models.build("l2lflows", "ds2"), "folded", "eager")
 
 
 @pytest.mark.parametrize("size", ["paper", "embedded"])
 def test_the_loss_is_finite_for_empty_showers_and_layers(small, size):
-    seen = load("ds2", "train", rows=slice(0, 20))
-    surrogate = shaken("ds2", size, seen)
-    cells = np.zeros((3, 6480), np.float32)
-    cells[1, 700] = 0.02
-    cells[2, :144] = 1e4
-    showers = Showers(surrogate.dataset.calorimeter, np.array([1e3, 5e4, 1e6]), cells)
+    surrogate = bent("ds2", size, load("ds2", "train", rows=slice(0, 20)))
+    calorimeter = surrogate.dataset.calorimeter
+    showers = nearly_empty(calorimeter, (1e3, 5e4, 1e6), cell=(700, 0.02), first_layer=1e4)
     for name in (ENERGIES, IMAGES) if size == "embedded" else (ENERGIES, f"{IMAGES}-00"):
-        network = surrogate.networks[name]
-        loss = surrogate.loss(name, surrogate.prepare(name, showers))
-        assert loss.shape == (3,) and torch.isfinite(loss).all()
-        loss.sum().backward()
-        assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+        assert_loss_is_finite(surrogate, name, surrogate.prepare(name, showers))
 
 
 @pytest.mark.parametrize(
@@ -269,14 +242,8 @@ def test_showers_are_turned_in_training_only(small, monkeypatch, name, size, tur
 
 def test_weights_come_back_from_disk(small, tmp_path):
     showers = load("ild-photons", "train", rows=slice(0, 20))
-    surrogate = shaken("ild-photons", "embedded", showers)
-    for network in surrogate.networks:
-        surrogate.round_weights(network)
-    surrogate.save(tmp_path)
-    back = models.load(tmp_path)
-    energies = np.array([3e4, 6e4])
-    np.testing.assert_array_equal(back.sample(energies).cells, surrogate.sample(energies).cells)
-    assert back.fingerprint() == surrogate.fingerprint()
+    surrogate = bent("ild-photons", "embedded", showers)
+    assert_weights_come_back(surrogate, tmp_path, np.array([3e4, 6e4]))
 
 
 def test_training_lowers_the_loss(small, tmp_path):

@@ -3,6 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from surrogates import (
+    assert_loss_is_finite,
+    assert_refuses_unknown_ways,
+    assert_samples_are_showers,
+    assert_weights_come_back,
+    nearly_empty,
+    shaken,
+)
 
 from calostudy import models
 from calostudy.datasets import load
@@ -10,7 +18,6 @@ from calostudy.errors import UsageError
 from calostudy.models import l2lflows, l2lflows_maf
 from calostudy.models.l2lflows import ENERGIES, IMAGES
 from calostudy.networks.flows import to_noise
-from calostudy.showers import Showers
 
 
 @pytest.fixture
@@ -25,14 +32,7 @@ def surrogate(monkeypatch, showers):
     monkeypatch.setattr(l2lflows_maf, "STRUCTURE", {**l2lflows_maf.STRUCTURE, **tiny})
     options = {**l2lflows.ENERGY_FLOW["embedded"], "blocks": 1, "hidden": 4}
     monkeypatch.setitem(l2lflows.ENERGY_FLOW, "embedded", options)
-    surrogate = models.build("l2lflows-maf", "ds2")
-    surrogate.fit_constants(showers)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)
-        for network in surrogate.networks.values():
-            for parameter in network.parameters():
-                parameter.add_(0.05 * torch.randn(parameter.shape))
-    return surrogate
+    return shaken(models.build("l2lflows-maf", "ds2"), showers)
 
 
 def test_images_come_back_from_their_noise_by_both_samplers(surrogate, showers):
@@ -68,27 +68,22 @@ def test_the_condition_sees_the_layers_before_and_every_number_once(surrogate):
 
 
 def test_samples_are_showers_and_do_not_depend_on_the_batch(surrogate, showers):
-    energies = showers.incident_energy[:9]
-    whole = surrogate.sample(energies, seed=5, first=3)
-    parts = [
-        surrogate.sample(energies[a:b], seed=5, first=3 + a).cells for a, b in ((0, 1), (1, 9))
-    ]
-    np.testing.assert_array_equal(whole.cells, np.concatenate(parts))
-    hit = whole.cells[whole.cells > 0]
-    assert np.isfinite(whole.cells).all() and hit.min() >= surrogate.dataset.threshold
+    assert_samples_are_showers(surrogate, showers.incident_energy[:9], cuts=(1,), first=3)
+
+
+def test_unknown_sampler_and_precision_are_usage_errors(surrogate):
+    assert_refuses_unknown_ways(surrogate, *surrogate.samplers)
+
+
+def test_weights_come_back_from_disk(surrogate, tmp_path):
+    assert_weights_come_back(surrogate, tmp_path, np.array([3e4, 6e4]))
 
 
 def test_the_loss_is_finite_for_empty_showers_and_layers(surrogate):
-    cells = np.zeros((3, 6480), np.float32)
-    cells[1, 700] = 0.02
-    cells[2, :144] = 1e4
-    showers = Showers(surrogate.dataset.calorimeter, np.array([1e3, 5e4, 1e6]), cells)
+    calorimeter = surrogate.dataset.calorimeter
+    showers = nearly_empty(calorimeter, (1e3, 5e4, 1e6), cell=(700, 0.02), first_layer=1e4)
     for name in (ENERGIES, IMAGES):
-        loss = surrogate.loss(name, surrogate.prepare(name, showers))
-        assert loss.shape == (3,) and torch.isfinite(loss).all()
-        loss.sum().backward()
-        parameters = surrogate.networks[name].parameters()
-        assert all(torch.isfinite(p.grad).all() for p in parameters)
+        assert_loss_is_finite(surrogate, name, surrogate.prepare(name, showers))
 
 
 def test_there_is_no_size_paper():
