@@ -8,18 +8,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from surrogates import (
+    assert_follows_its_weights,
+    assert_loss_is_finite,
+    assert_refuses_unknown_ways,
+    assert_samplers_agree,
+    assert_samples_are_showers,
+    assert_turned_in_training_only,
+    assert_weights_come_back,
+    nearly_empty,
+    shaken,
+)
 
 from calostudy import models
 from calostudy import preprocessing as pre
-from calostudy.datasets import dataset, load
-from calostudy.errors import UsageError
+from calostudy.datasets import load
 from calostudy.models import calovae_inn
 from calostudy.models.calovae_inn import AUTOENCODER, EMPTY, FLOW, Fractions, Hits
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.vae import VAE, Kernels, VAEStructure, divergence
 from calostudy.samplers.noise import normal
 from calostudy.samplers.tiles import in_tiles
-from calostudy.showers import Showers
 from calostudy.training import train
 
 NAMES = ("ds1-photons", "ds1-pions", "ds2", "ds3")
@@ -50,17 +59,11 @@ def small(monkeypatch):
             monkeypatch.setitem(calovae_inn.FLOWS[size], name, flow)
 
 
-def shaken(surrogate, showers):
-    """A surrogate that has seen showers, with weights away from where they begin."""
-    surrogate.fit_constants(showers)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(1)
-        for network in surrogate.networks.values():
-            for parameter in network.parameters():
-                parameter.add_(0.05 * torch.randn(parameter.shape))
+def prepared(name, size, showers, seed=0):
+    """A surrogate that has seen showers, whose flow has the moments of its numbers."""
+    surrogate = shaken(models.build("calovae-inn", name, size, seed=seed), showers)
     for network in surrogate.networks:
         surrogate.prepare(network, showers)
-        surrogate.round_weights(network)
     return surrogate
 
 
@@ -222,60 +225,32 @@ def test_tiles_are_of_one_size_and_showers_keep_their_place(first, n, data):
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_are_showers_and_do_not_depend_on_the_batch(small, name, size):
     showers = load(name, "train", rows=slice(0, 40))
-    surrogate = shaken(models.build("calovae-inn", name, size), showers)
-    energies = showers.incident_energy[:20]
-    whole = surrogate.sample(energies, seed=5)
-    cuts = ((0, 1), (1, 5), (5, 20))
-    parts = [surrogate.sample(energies[a:b], seed=5, first=a) for a, b in cuts]
-    assert whole.calorimeter is dataset(name).calorimeter
-    np.testing.assert_array_equal(whole.incident_energy, energies)
-    np.testing.assert_array_equal(whole.cells, np.concatenate([p.cells for p in parts]))
-    assert np.isfinite(whole.cells).all() and (whole.cells >= 0).all()
-    hit = whole.cells[whole.cells > 0]
-    assert len(hit) and hit.min() >= surrogate.dataset.threshold
-    assert not np.array_equal(whole.cells, surrogate.sample(energies, seed=6).cells)
+    surrogate = prepared(name, size, showers)
+    assert_samples_are_showers(surrogate, showers.incident_energy[:20], cuts=(1, 5))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_both_samplers_give_the_same_showers_and_follow_the_weights(small, size):
-    showers = load("ds1-photons", "train", rows=slice(0, 40))
-    surrogate = shaken(models.build("calovae-inn", "ds1-photons", size), showers)
-    energies = np.array([1e3, 6e4])
-    fast, slow = (
-        surrogate.sample(energies, seed=1, sampler=sampler, precision="float64")
-        for sampler in ("fused", "eager")
-    )
-    np.testing.assert_allclose(fast.cells, slow.cells, rtol=1e-6, atol=1e-6)
+    surrogate = prepared("ds1-photons", size, load("ds1-photons", "train", rows=slice(0, 40)))
+    before = assert_samplers_agree(surrogate, "fused", "eager")
+    bias = surrogate.networks[AUTOENCODER].spread[-1].bias
     with torch.no_grad():
-        surrogate.networks[AUTOENCODER].spread[-1].bias += (
-            0.5 * torch.arange(len(surrogate.networks[AUTOENCODER].spread[-1].bias)).sin()
-        )
-    other = surrogate.sample(energies, seed=1, precision="float64")
-    assert np.abs(other.cells - fast.cells).max() > 1e-3
+        bias += 0.5 * torch.arange(len(bias)).sin()
+    assert_follows_its_weights(surrogate, before)
 
 
 def test_unknown_sampler_and_precision_are_usage_errors(small):
-    surrogate = models.build("calovae-inn", "ds1-photons")
-    with pytest.raises(UsageError, match="sampler"):
-        surrogate.sample(np.array([1e4]), sampler="guess")
-    with pytest.raises(UsageError, match="float32"):
-        surrogate.sample(np.array([1e4]), precision="float16")
+    assert_refuses_unknown_ways(models.build("calovae-inn", "ds1-photons"), "fused", "eager")
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["ds1-photons", "ds2"])
 def test_the_losses_are_finite_for_empty_showers_and_layers(small, name, size):
     surrogate = models.build("calovae-inn", name, size)
-    cells = np.zeros((3, surrogate.dataset.calorimeter.cells), np.float32)
-    cells[1, 100] = 2.0
-    cells[2, :8] = 1e2
-    showers = Showers(surrogate.dataset.calorimeter, np.array([256.0, 1e3, 4e6]), cells)
-    for network, module in surrogate.networks.items():
-        loss = surrogate.loss(network, surrogate.prepare(network, showers))
-        assert loss.shape == (3,) and torch.isfinite(loss).all()
-        loss.sum().backward()
-        gradients = [p.grad for p in module.parameters()]
-        assert all(torch.isfinite(g).all() for g in gradients)
+    calorimeter = surrogate.dataset.calorimeter
+    showers = nearly_empty(calorimeter, (256.0, 1e3, 4e6), cell=(100, 2.0), first_layer=1e2)
+    for network in surrogate.networks:
+        assert_loss_is_finite(surrogate, network, surrogate.prepare(network, showers))
 
 
 def test_an_empty_layer_says_nothing_about_its_cells():
@@ -291,30 +266,15 @@ def test_an_empty_layer_says_nothing_about_its_cells():
 
 def test_showers_are_turned_in_training_only(small):
     showers = load("ds1-photons", "train", rows=slice(0, 8))
-    surrogate = shaken(models.build("calovae-inn", "ds1-photons", "embedded"), showers)
-    for network, module in surrogate.networks.items():
-        batch = surrogate.prepare(network, showers)
-
-        def losses(network=network, batch=batch):
-            torch.manual_seed(3)
-            return surrogate.loss(network, batch).detach()
-
-        kept = losses()
-        assert torch.equal(kept, losses())
-        module.train()
-        assert not torch.allclose(kept, losses(), atol=1e-3)
-        module.eval()
+    surrogate = prepared("ds1-photons", "embedded", showers)
+    for network in surrogate.networks:
+        assert_turned_in_training_only(surrogate, network, surrogate.prepare(network, showers))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_weights_come_back_from_disk(small, tmp_path, size):
-    showers = load("ds2", "train", rows=slice(0, 40))
-    surrogate = shaken(models.build("calovae-inn", "ds2", size, seed=2), showers)
-    surrogate.save(tmp_path)
-    back = models.load(tmp_path)
-    energies = np.array([3e3, 6e4])
-    np.testing.assert_array_equal(back.sample(energies).cells, surrogate.sample(energies).cells)
-    assert back.fingerprint() == surrogate.fingerprint()
+    surrogate = prepared("ds2", size, load("ds2", "train", rows=slice(0, 40)), seed=2)
+    assert_weights_come_back(surrogate, tmp_path, np.array([3e3, 6e4]))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -349,7 +309,7 @@ def test_training_lowers_both_losses_and_resumes_exactly(small, tmp_path, size):
 
 def test_the_flow_sees_standardised_numbers_of_the_trained_encoder(small):
     showers = load("ds1-photons", "train", rows=slice(0, 80))
-    surrogate = shaken(models.build("calovae-inn", "ds1-photons", "paper"), showers)
+    surrogate = prepared("ds1-photons", "paper", showers)
     batch = surrogate.prepare(FLOW, showers)
     moments = [surrogate.constants[f"flow.{key}"].double() for key in ("mean", "deviation")]
     numbers = surrogate._to_flow(batch, torch.Generator().manual_seed(0))
