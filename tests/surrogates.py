@@ -57,8 +57,11 @@ def nearly_empty(calorimeter, incident_energy, cell, first_layer):
 
 
 def assert_samples_are_showers(surrogate, energies, cuts, first=0):
-    """Returned showers are of the dataset's cells and threshold and of the energies asked for; the
-    same at every call and however the sample is cut (at `cuts`), others with another seed."""
+    """Showers have the dataset's cells and threshold and the energies asked for; they are the same
+    at every call and however the sample is cut (at `cuts`), others with another seed.
+
+    Returns the showers of seed 5, of which shower i is number `first` + i.
+    """
     whole = surrogate.sample(energies, seed=5, first=first)
     parts = [
         surrogate.sample(energies[a:b], seed=5, first=first + a)
@@ -78,7 +81,8 @@ def assert_samples_are_showers(surrogate, energies, cuts, first=0):
 
 
 def assert_samplers_agree(surrogate, fast, slow, energies=TWO_ENERGIES):
-    """Two samplers, by name, give the same showers in double precision; returns them."""
+    """Two samplers, by name, give the same showers in double precision; returns those of
+    `fast`."""
     found, expected = (
         surrogate.sample(energies, seed=1, sampler=sampler, precision="float64")
         for sampler in (fast, slow)
@@ -88,7 +92,8 @@ def assert_samplers_agree(surrogate, fast, slow, energies=TWO_ENERGIES):
 
 
 def assert_follows_its_weights(surrogate, before):
-    """Showers are no longer those that `assert_samplers_agree` gave `before` weights changed."""
+    """After a change of weights, showers are not those `before`, of seed 1 and double precision
+    (as `assert_samplers_agree` returns them)."""
     after = surrogate.sample(before.incident_energy, seed=1, precision="float64")
     assert np.abs(after.cells - before.cells).max() > 1e-3
 
@@ -104,13 +109,14 @@ def assert_refuses_unknown_ways(surrogate, *samplers):
 
 
 def assert_loss_is_finite(surrogate, network, batch):
-    """One finite loss for each shower of a batch, as `prepare` gives it, with finite gradients."""
+    """One finite loss for each shower of a batch, as `prepare` gives it, with a finite gradient of
+    every parameter."""
     loss = surrogate.loss(network, batch)
     rows = {len(tensor) for tensor in batch.values()}
     assert rows == {len(loss)} and loss.ndim == 1 and torch.isfinite(loss).all()
     loss.sum().backward()
     gradients = [parameter.grad for parameter in surrogate.networks[network].parameters()]
-    assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert gradients and all(g is not None and torch.isfinite(g).all() for g in gradients)
 
 
 def assert_turned_in_training_only(surrogate, network, batch):
@@ -138,8 +144,8 @@ def assert_weights_come_back(surrogate, folder, energies, card=None):
 
 
 def assert_learns_from_its_teacher_only(student, teacher, stranger, showers, folder):
-    """Without a teacher, from a `stranger`, or as a teacher's teacher a student is a UsageError,
-    which says what to do; nothing is written."""
+    """It is a UsageError to train a student without its teacher, with a `stranger` as its teacher,
+    or a teacher with the student as its own; nothing is written into the folder."""
     name, size = student.dataset.name, student.size
     with pytest.raises(UsageError, match="calostudy distill"):
         train(models.build(student.name, name, size), showers, folder, progress=False)

@@ -6,9 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from surrogates import (
+    assert_loss_is_finite,
+    assert_refuses_unknown_ways,
+    assert_samplers_agree,
+    assert_samples_are_showers,
+    assert_weights_come_back,
+    shaken,
+)
 
 from calostudy import models
-from calostudy.datasets import dataset, load
+from calostudy.datasets import load
 from calostudy.errors import DataError, UsageError
 from calostudy.models import caloflow
 from calostudy.models.caloflow import LAYERS, VOXELS
@@ -33,17 +41,12 @@ def small(monkeypatch):
         monkeypatch.setitem(caloflow.STRUCTURE["embedded"], name, tiny)
 
 
-def shaken(surrogate, scale=0.2):
+def away(surrogate):
     """A surrogate whose weights and constants are far from where they begin."""
-    with torch.no_grad():
-        for network in surrogate.networks.values():
-            for parameter in network.parameters():
-                parameter.add_(scale * torch.randn(parameter.shape))
-    for network in surrogate.constants and surrogate.networks:
+    for network in surrogate.networks:
         surrogate.constants[f"{network}.mean"] -= 5.0
         surrogate.constants[f"{network}.deviation"] *= 2.0
-        surrogate.round_weights(network)
-    return surrogate
+    return shaken(surrogate, by=0.2)
 
 
 @pytest.mark.parametrize(
@@ -98,42 +101,25 @@ def test_random_weights_follow_the_seed_alone(small):
 
 @pytest.mark.parametrize("name", ["calogan-eplus", "ds1-photons", "ds1-pions"])
 def test_samples_are_showers_and_do_not_depend_on_the_batch(small, name):
-    surrogate = shaken(models.build("caloflow-teacher", name, "embedded"))
-    energies = np.linspace(2e3, 9e4, 7)
-    whole = surrogate.sample(energies, seed=5)
-    parts = [surrogate.sample(energies[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 4), (4, 7))]
-    assert whole.calorimeter is dataset(name).calorimeter
-    np.testing.assert_array_equal(whole.incident_energy, energies)
-    np.testing.assert_array_equal(whole.cells, np.concatenate([p.cells for p in parts]))
-    assert np.isfinite(whole.cells).all() and (whole.cells >= 0).all()
-    hit = whole.cells[whole.cells > 0]
-    assert len(hit) and hit.min() >= max(surrogate.dataset.threshold, caloflow.SMALLEST_CELL)
-    assert (whole.overflow is None) == (name != "calogan-eplus")
-    other = surrogate.sample(energies, seed=6)
-    assert not np.array_equal(whole.cells, other.cells)
+    surrogate = away(models.build("caloflow-teacher", name, "embedded"))
+    showers = assert_samples_are_showers(surrogate, np.linspace(2e3, 9e4, 7), cuts=(1, 4))
+    assert showers.cells[showers.cells > 0].min() >= caloflow.SMALLEST_CELL
+    assert (showers.overflow is None) == (name != "calogan-eplus")
 
 
 def test_both_samplers_give_the_same_showers(small):
-    surrogate = shaken(models.build(*EPLUS))
-    fast, slow = (
-        surrogate.sample(np.array([1e4, 5e4]), seed=1, sampler=sampler, precision="float64")
-        for sampler in ("incremental", "nflows")
-    )
-    np.testing.assert_allclose(fast.cells, slow.cells, rtol=1e-6, atol=1e-6)
+    surrogate = away(models.build(*EPLUS))
+    assert_samplers_agree(surrogate, "incremental", "nflows", energies=np.array([1e4, 5e4]))
 
 
 def test_samples_follow_the_weights_when_they_change(small):
-    surrogate = shaken(models.build(*EPLUS))
+    surrogate = away(models.build(*EPLUS))
     before = surrogate.sample(np.array([1e4]))
     assert not np.array_equal(before.cells, shaken(surrogate).sample(np.array([1e4])).cells)
 
 
 def test_unknown_sampler_and_precision_are_usage_errors(small):
-    surrogate = models.build(*EPLUS)
-    with pytest.raises(UsageError, match="sampler"):
-        surrogate.sample(np.array([1e4]), sampler="guess")
-    with pytest.raises(UsageError, match="float32"):
-        surrogate.sample(np.array([1e4]), precision="float16")
+    assert_refuses_unknown_ways(models.build(*EPLUS), "incremental", "nflows")
 
 
 @pytest.mark.parametrize("size", ["paper", "embedded"])
@@ -145,19 +131,12 @@ def test_the_loss_is_finite_for_empty_showers_and_layers(small, size, monkeypatc
     cells[2, :288] = 1e-4
     for network in surrogate.networks:
         batch = {"cells": cells, "incident": torch.tensor([0.01, 0.5, 1.0]).double()}
-        loss = surrogate.loss(network, batch)
-        assert loss.shape == (3,) and torch.isfinite(loss).all()
-        loss.sum().backward()
-        gradients = [p.grad for p in surrogate.networks[network].parameters() if p.grad is not None]
-        assert gradients and all(torch.isfinite(g).all() for g in gradients)
+        assert_loss_is_finite(surrogate, network, batch)
 
 
 def test_weights_come_back_from_disk(small, tmp_path):
-    surrogate = shaken(models.build(*EPLUS, seed=2))
-    surrogate.save(tmp_path, {"note": "kept"})
-    back = models.load(tmp_path)
-    energies = np.array([3e3, 6e4])
-    np.testing.assert_array_equal(back.sample(energies).cells, surrogate.sample(energies).cells)
+    surrogate = away(models.build(*EPLUS, seed=2))
+    back = assert_weights_come_back(surrogate, tmp_path, np.array([3e3, 6e4]), {"note": "kept"})
     card = models.read_card(tmp_path)
     assert card["note"] == "kept" and card["weights_sha256"] == back.weights_sha256
     assert set(card["parameters"]) == {LAYERS, VOXELS}
