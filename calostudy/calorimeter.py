@@ -183,6 +183,22 @@ class Calorimeter:
         counts = [layer.cells for layer in self.layers]
         return _constant(np.repeat(np.arange(len(counts)), counts))
 
+    @cached_property
+    def rings(self) -> np.ndarray:
+        """Of each cell its ring, counted through all layers: the cells of one layer and radius,
+        which are alike; of Cartesian layers each cell is one by itself.
+
+        >>> int(calorimeter("ds2").rings.max()) + 1 == 45 * 9
+        True
+        """
+        rings, count = [], 0
+        for layer in self.layers:
+            slow, fast = np.indices(layer.shape).reshape(2, -1)
+            ring = fast if layer.view == "cylindrical" else slow * layer.shape[1] + fast
+            rings.append(ring + count)
+            count += int(ring.max()) + 1
+        return _constant(np.concatenate(rings))
+
     def layer_energies(self, cells: np.ndarray) -> np.ndarray:
         """Sum cell energies (N, cells) to layer energies (N, layers), accumulated in float64.
 

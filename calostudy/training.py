@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, optim
+from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from calostudy.errors import CaloStudyError, DataError, UsageError
@@ -67,13 +68,27 @@ def _multistep(optimizer, recipe: TrainingRecipe, epochs: int, steps: int) -> LR
     return MultiStepLR(optimizer, milestones, options["factor"])
 
 
+def _cosine(optimizer, recipe: TrainingRecipe, epochs: int, steps: int) -> LRScheduler:
+    return OneCycleLR(
+        optimizer,
+        recipe.learning_rate,
+        total_steps=epochs * steps,
+        pct_start=recipe.schedule_options["rise"],
+        cycle_momentum=False,
+        final_div_factor=recipe.schedule_options["end"],
+    )
+
+
 SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
+    "cosine": _cosine,
     "onecycle": _onecycle,
     "triangular2": _triangular2,
     "multistep": _multistep,
 }
 """Learning-rate schedules, all stepped after every batch. Options of a recipe:
 
+cosine: up from 1/25 of the highest rate in the fraction `rise` of the training, down in the rest
+to 1/`end` of where it began.
 onecycle: `rise`, the fraction of the training in which the rate rises from 1/`start` of the
 highest rate to it; it falls back in as much time and is annealed to 1/`end` of the first rate in
 the rest (three phases, cosine; momentum cycled between 0.85 and 0.95).
@@ -172,6 +187,7 @@ class _State:
     best: dict[str, Any] | None = None  # loss and weights of the best epoch
     optimizer: dict[str, Any] | None = None
     scheduler: dict[str, Any] | None = None
+    average: dict[str, Any] | None = None
 
 
 class _Checkpoint:
@@ -222,9 +238,12 @@ class _Fit:
         recipe = self.recipe
         optimizer = optim.Adam(self.network.parameters(), recipe.learning_rate)
         scheduler = SCHEDULES[recipe.schedule](optimizer, recipe, recipe.epochs, self.steps)
+        average = _moving_average(self.network, recipe.average)
         if state.optimizer:
             optimizer.load_state_dict(state.optimizer)
             scheduler.load_state_dict(state.scheduler)
+            if average:
+                average.load_state_dict(state.average)
         total, done = recipe.epochs * self.steps, state.epoch * self.steps
         with tqdm(
             total=total, initial=done, desc=self.name, disable=None if progress else True
@@ -232,7 +251,10 @@ class _Fit:
             for epoch in range(state.epoch, recipe.epochs):
                 began = time.perf_counter()
                 entry = {"network": self.name, "epoch": epoch + 1}
-                entry.update(self._epoch(epoch, optimizer, scheduler, bar))
+                entry.update(self._epoch(epoch, optimizer, scheduler, average, bar))
+                last = copy.deepcopy(self.network.state_dict())
+                if average:
+                    self.network.load_state_dict(average.module.state_dict())
                 entry.update(self.validation())
                 entry["learning_rate"] = scheduler.get_last_lr()[0]
                 entry["seconds"] = round(time.perf_counter() - began, 3)
@@ -240,10 +262,12 @@ class _Fit:
                 if score < (state.best["loss"] if state.best else math.inf):
                     weights = copy.deepcopy(self.network.state_dict())
                     state.best = {"loss": score, "weights": weights}
+                self.network.load_state_dict(last)
                 bar.set_postfix({k: f"{entry[k]:.4g}" for k in ("train_loss", "validation_loss")})
                 state.epoch, state.log = epoch + 1, [*state.log, entry]
                 state.optimizer = optimizer.state_dict()
                 state.scheduler = scheduler.state_dict()
+                state.average = average.state_dict() if average else None
                 checkpoint.write(self.surrogate, state)
         if state.best is None:
             raise CaloStudyError(
@@ -251,7 +275,7 @@ class _Fit:
             )
         self.network.load_state_dict(state.best["weights"])
 
-    def _epoch(self, epoch: int, optimizer, scheduler, bar) -> dict[str, Any]:
+    def _epoch(self, epoch: int, optimizer, scheduler, average, bar) -> dict[str, Any]:
         self._reseed(epoch)
         self.network.train()
         order = self.training[torch.randperm(len(self.training))]
@@ -265,6 +289,8 @@ class _Fit:
             )
             if torch.isfinite(norm) and torch.isfinite(loss):
                 optimizer.step()
+                if average:
+                    average.update_parameters(self.network)
                 total, seen = total + loss.item() * len(rows), seen + len(rows)
             else:
                 skipped += 1
@@ -297,6 +323,12 @@ class _Fit:
         torch.manual_seed(int(state[0]))
 
 
+def _moving_average(network: nn.Module, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
 def _signature(surrogate, showers: Showers, recipes, seed: int) -> dict[str, Any]:
     """What the weights depend on; a resume has to agree with it."""
     content = hashlib.sha256(np.ascontiguousarray(showers.incident_energy).tobytes())
@@ -305,12 +337,18 @@ def _signature(surrogate, showers: Showers, recipes, seed: int) -> dict[str, Any
         "seed": seed,
         "initial_seed": surrogate.seed,
         "model": str(surrogate),
-        "recipes": {name: asdict(recipe) for name, recipe in recipes.items()},
+        "recipes": {name: _recorded(recipe) for name, recipe in recipes.items()},
         "showers": len(showers),
         "showers_sha256": content.hexdigest(),
         **surrogate.training_origin(),
     }
     return json.loads(json.dumps(signature))
+
+
+def _recorded(recipe: TrainingRecipe) -> dict[str, Any]:
+    """A recipe as cards have it; those of trainings without a moving average do not mention one."""
+    recorded = asdict(recipe)
+    return {k: v for k, v in recorded.items() if k != "average" or v is not None}
 
 
 def _agree(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

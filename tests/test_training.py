@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ caloflow.STRUCTURE["embedded"]["calogan"] = {
 }
 caloflow.RECIPES["embedded"]["calogan"] = {
     LAYERS: TrainingRecipe(4, 16, 1e-2, "onecycle", cycle, validation=0.25, clip=10.0),
-    VOXELS: TrainingRecipe(3, 16, 1e-2, "multistep", step, validation=0.25),
+    VOXELS: TrainingRecipe(3, 16, 1e-2, "multistep", step, validation=0.25, average=0.5),
 }
 
 def teacher():
@@ -127,6 +128,19 @@ def test_the_loss_falls(tiny, tmp_path):
         assert len(losses) == 8 and min(losses[4:]) < losses[0]
 
 
+def test_the_moving_average_of_the_weights_is_what_is_kept(tiny, tmp_path, monkeypatch):
+    def weights(decay):
+        recipes = caloflow.RECIPES["embedded"]["calogan"]
+        changed = {name: replace(recipe, average=decay) for name, recipe in recipes.items()}
+        monkeypatch.setitem(caloflow.RECIPES["embedded"], "calogan", changed)
+        surrogate = train(tiny["teacher"](), tiny["showers"](), tmp_path / str(decay))
+        return torch.cat([p.flatten() for p in surrogate.networks[VOXELS].parameters()])
+
+    plain, latest, slow = weights(None), weights(0.0), weights(0.9)
+    assert torch.equal(plain, latest)  # an average that forgets at once
+    assert not torch.equal(plain, slow)
+
+
 def test_other_parameters_and_other_trainings_are_not_overwritten(tiny, tmp_path):
     out = tmp_path / "out"
     train(tiny["teacher"](), tiny["showers"](), out, epochs=1, progress=False)
@@ -198,6 +212,9 @@ def test_schedules_follow_the_published_shapes():
     options = {"milestones": (5, 15), "factor": 0.5}
     falling = rates(TrainingRecipe(20, 8, 1e-4, "multistep", options), 10)
     assert falling[[49, 50, 149, 150]] == pytest.approx([1e-4, 5e-5, 5e-5, 2.5e-5])
+    smooth = rates(TrainingRecipe(20, 8, 1e-3, "cosine", {"rise": 0.1, "end": 1e2}), 10)
+    assert smooth[0] == pytest.approx(4e-5) and abs(smooth.argmax() - 20) <= 1
+    assert smooth[-1] == pytest.approx(4e-7)
 
 
 def test_every_recipe_can_be_scheduled():

@@ -9,6 +9,7 @@ from calostudy.models.caloflow import CaloFlowTeacher
 from calostudy.models.caloflow_student import CaloFlowStudent
 from calostudy.models.caloinn import CaloINN
 from calostudy.models.calovae_inn import CaloVAEINN
+from calostudy.models.flow_matching import FlowMatching
 from calostudy.models.icaloflow import ICaloFlowTeacher
 from calostudy.models.icaloflow_student import ICaloFlowStudent
 from calostudy.models.l2lflows import L2LFlows
@@ -27,6 +28,7 @@ MODELS: dict[str, type[Surrogate]] = {
         ICaloFlowStudent,
         L2LFlows,
         L2LFlowsMAF,
+        FlowMatching,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""

@@ -1,0 +1,275 @@
+"""Flow matching with a transformer: the study's own surrogate, in the line of CaloDREAM.
+
+Two networks are trained to say the velocity between noise and showers (Lipman et al.,
+arXiv:2210.02747): one makes the fractions u of the energy in the layers (`energy_fractions`), all
+at once; one makes the cells, given the incident energy and the layers'. Size `paper` has the
+network of CaloDREAM's shapes (arXiv:2405.09629) on datasets 2 and 3, with its numbers of
+parameters; its sequential energy network is replaced by a small transformer over the layers, as in
+vit4hep (arXiv:2509.25169). Size `embedded` is small enough to be trained within an hour on one
+processor core.
+
+What is ours in both sizes is how a network sees a cell: as the logarithm of its energy over the
+threshold, where a cell without a hit has a random energy below it. Hits and empty cells are then
+two sides of one number, and each ring of a layer has mean 0 and deviation 1.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calostudy import preprocessing as pre
+from calostudy.energies import GEV
+from calostudy.models.caloinn import Logit
+from calostudy.models.diffusion import Diffusion, ShowerNoise
+from calostudy.models.surrogate import TrainingRecipe
+from calostudy.networks.transformer import (
+    Patches,
+    Shape,
+    ShowerTransformer,
+    TransformerStructure,
+)
+from calostudy.samplers.diffusion import STRAIGHT, Process, Sampling, spread_times
+from calostudy.showers import Showers
+
+ENERGIES, VOXELS = "energies", "voxels"
+
+RESPONSE = {
+    **{"ds1-photons": 3.1, "ds1-pions": 6.93, "ds2": 2.0, "ds3": 2.0},
+    **{"calogan-eplus": 1.0, "calogan-gamma": 1.0, "calogan-piplus": 1.0},
+}
+"""Largest deposited / incident energy by dataset; more is taken for this much."""
+
+SPREAD = Logit(1e-6)
+"""Between the u's and what the network sees; its noise makes a density of what is 0 or 1."""
+
+_DS1 = {(1, 8): (1, 1, 8), (1, 5): (1, 1, 5), (1, 10): (1, 1, 10)}
+_RINGS = {(10, n): (1, 5, 1) for n in (10, 15, 16, 19)}
+_CALOGAN = {(3, 96): (1, 3, 4), (12, 12): (1, 3, 4), (12, 6): (1, 3, 3)}
+PATCHES: dict[str, dict[str, Mapping[tuple[int, int], Shape]]] = {
+    "paper": {
+        **dict.fromkeys(("ds1-photons", "ds1-pions"), _DS1 | _RINGS),
+        "ds2": {(16, 9): (3, 16, 1)},
+        "ds3": {(50, 18): (3, 5, 2)},
+        **dict.fromkeys(("calogan-eplus", "calogan-gamma", "calogan-piplus"), _CALOGAN),
+    },
+    "embedded": {
+        **dict.fromkeys(("ds1-photons", "ds1-pions"), _DS1 | _RINGS),
+        "ds2": {(16, 9): (3, 16, 1)},
+        "ds3": {(50, 18): (3, 25, 3)},
+        **dict.fromkeys(("calogan-eplus", "calogan-gamma", "calogan-piplus"), _CALOGAN),
+    },
+}
+"""Layers, slow and fast axis of a patch, by the shape of a layer."""
+
+_DREAM = TransformerStructure(480, 6, 6, 4)
+_SMALL = TransformerStructure(96, 4, 4, 3)
+STRUCTURE: dict[str, dict[str, TransformerStructure]] = {
+    "paper": dict.fromkeys(RESPONSE, _DREAM) | {"ds3": TransformerStructure(240, 6, 6, 3)},
+    "embedded": dict.fromkeys(RESPONSE, _SMALL),
+}
+"""Of the voxel network, by size and dataset."""
+
+ENERGY_STRUCTURE = {
+    "paper": TransformerStructure(64, 8, 4, 8),
+    "embedded": TransformerStructure(32, 3, 4, 2),
+}
+"""Of the energy network, by size."""
+
+_PUBLISHED = TrainingRecipe(
+    800, 64, 1e-3, "cosine", {"rise": 0.01, "end": 1e3}, validation=0.1, clip=100.0, average=0.9999
+)
+_EMBEDDED = TrainingRecipe(
+    60, 32, 1.5e-3, "cosine", {"rise": 0.05, "end": 1e2}, validation=0.1, clip=1.0, average=0.998
+)
+RECIPES = {
+    "paper": {ENERGIES: replace(_PUBLISHED, batch=256), VOXELS: _PUBLISHED},
+    "embedded": {ENERGIES: replace(_EMBEDDED, epochs=100, batch=64), VOXELS: _EMBEDDED},
+}
+"""By size and network."""
+
+SAMPLINGS = {
+    ENERGIES: Sampling("midpoint", 32),
+    VOXELS: Sampling("midpoint", 16),
+}
+"""By network."""
+
+
+def _eager(network: nn.Module, precision: str) -> nn.Module:
+    """A copy of the network in a precision."""
+    return copy.deepcopy(network).to(getattr(torch, precision))
+
+
+class FlowMatching(Diffusion):
+    """A flow-matching transformer on any dataset of the CaloChallenge or of CaloGAN."""
+
+    name: ClassVar[str] = "flow-matching"
+    datasets: ClassVar[tuple[str, ...]] = tuple(RESPONSE)
+    VOXELS: ClassVar[str] = VOXELS
+    SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]] = {"eager": _eager}
+
+    @property
+    def processes(self) -> Mapping[str, Process]:
+        return dict.fromkeys((ENERGIES, VOXELS), Process(STRAIGHT, "velocity"))
+
+    @property
+    def samplings(self) -> Mapping[str, Sampling]:
+        return SAMPLINGS
+
+    def recipe(self, network: str) -> TrainingRecipe:
+        return RECIPES[self.size][network]
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        calorimeter, name = self.dataset.calorimeter, self.dataset.name
+        layers = len(calorimeter.layers)
+        patches = Patches.of(calorimeter, PATCHES[self.size][name])
+        return {
+            ENERGIES: ShowerTransformer(Patches.single(layers), ENERGY_STRUCTURE[self.size], 1),
+            VOXELS: ShowerTransformer(patches, STRUCTURE[self.size][name], 1 + layers),
+        }
+
+    # ---- training -----------------------------------------------------------------------
+
+    def initial_constants(self) -> dict[str, Tensor]:
+        calorimeter = self.dataset.calorimeter
+        sizes = {"u": len(calorimeter.layers), "cells": int(calorimeter.rings.max()) + 1}
+        return {
+            f"{name}.{moment}": torch.full((size,), value)
+            for name, size in sizes.items()
+            for moment, value in (("mean", 0.0), ("deviation", 1.0))
+        }
+
+    def fit_constants(self, showers: Showers) -> None:
+        """Mean and deviation of each u and of each ring's cells, as the networks see them."""
+        generator = torch.Generator().manual_seed(0)
+        rings = self._rings
+        count = torch.bincount(rings).double() * len(showers)
+        sums, seen = torch.zeros(2, len(count), dtype=torch.float64), []
+        for start in range(0, len(showers), 500):
+            batch = self.prepare(VOXELS, showers[start : start + 500])
+            logs = self._logs(batch["cells"].double(), generator)
+            for total, values in zip(sums, (logs, logs.square()), strict=True):
+                total.index_add_(0, rings, values.sum(0))
+            noise = torch.rand(len(logs), len(self.dataset.calorimeter.layers), generator=generator)
+            seen.append(SPREAD.forward(self._fractions(batch), noise.double()))
+        mean = sums[0] / count
+        found = {
+            "u": (torch.cat(seen).mean(0), torch.cat(seen).std(0)),
+            "cells": (mean, (sums[1] / count - mean.square()).sqrt()),
+        }
+        for name, (mean, deviation) in found.items():
+            self.constants[f"{name}.mean"] = mean.float()
+            self.constants[f"{name}.deviation"] = deviation.clamp_min(1e-2).float()
+
+    def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
+        """Cells (N, V) and incident energies (N,), both in MeV; cells below the threshold are 0."""
+        showers = showers.above_threshold(self.dataset.threshold)
+        return {
+            "cells": torch.as_tensor(np.asarray(showers.cells, np.float32)),
+            "incident": torch.as_tensor(np.asarray(showers.incident_energy, np.float64)),
+        }
+
+    def loss(self, network: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean squared error (B,) of the velocity at random times.
+
+        In training, size `embedded` turns and mirrors the showers at random.
+        """
+        batch = self.turned(network, batch) if network == VOXELS else batch
+        fractions = self._fractions(batch)
+        if network == ENERGIES:
+            values = SPREAD.forward(fractions, torch.rand_like(fractions))
+            data, condition = self._standard("u", values), self._incident(batch["incident"])
+        else:
+            data = self._standard("cells", self._logs(batch["cells"].double()))
+            condition = self._condition(batch["incident"], fractions)
+        data, condition = data.to(self.precision), condition.to(self.precision)
+        net = self.networks[network]
+        return self.processes[network].loss(
+            lambda x, time: net(x, time, condition),
+            data,
+            spread_times(len(data)),
+            torch.randn_like(data),
+        )
+
+    # ---- sampling -----------------------------------------------------------------------
+
+    def shower(
+        self,
+        energy: float,
+        networks: Mapping[str, Any],
+        samplings: Mapping[str, Sampling],
+        noise: ShowerNoise,
+    ) -> Tensor:
+        calorimeter, incident = self.dataset.calorimeter, torch.tensor([energy]).double()
+
+        def made(network: str, stream: int, numbers: int, condition: Tensor) -> Tensor:
+            process, condition = self.processes[network], condition.to(noise.dtype)
+
+            def predict(x: Tensor, time: float) -> Tensor:
+                return networks[network](x, x.new_full((1,), time), condition)
+
+            draw = noise.of(stream, (numbers,))
+            return samplings[network].solve(process.denoiser(predict), process.path, draw).double()
+
+        seen = made(ENERGIES, 0, len(calorimeter.layers), self._incident(incident))
+        fractions = SPREAD.inverse(self._restored("u", seen))
+        layers = pre.energies_from_fractions(fractions, incident, RESPONSE[self.dataset.name])
+        condition = self._condition(incident, fractions)
+        logs = self._restored("cells", made(VOXELS, 1, calorimeter.cells, condition))
+        # Where there is no hit in a layer with energy, its highest cell takes it.
+        shares = torch.where(logs > 0.0, 1.0, 1e-12) * logs.exp()
+        threshold = self.dataset.threshold
+        cells = [
+            pre.share_out(shares[:, place], layers[:, i], threshold)
+            for i, place in enumerate(calorimeter.slices)
+        ]
+        return torch.cat(cells, dim=1)[0]
+
+    # ---- what the networks see ------------------------------------------------------------
+
+    @cached_property
+    def _rings(self) -> Tensor:
+        """Which cells share their moments: (V,)."""
+        return torch.tensor(self.dataset.calorimeter.rings)
+
+    def _fractions(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The u's (B, L) of showers, float64."""
+        energies = pre.layer_sums(batch["cells"].double(), self.dataset.calorimeter.slices)
+        u = pre.energy_fractions(energies, batch["incident"], RESPONSE[self.dataset.name])
+        # Behind the end of a shower each layer takes all there is, which is nothing: a little too
+        # much energy then ends up in the next layer and not in the last one.
+        behind = energies.flip(1).cumsum(1).flip(1)[:, :-1] > 0
+        return torch.cat([u[:, :1], torch.where(behind, u[:, 1:], 1.0)], dim=1)
+
+    def _logs(self, cells: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Logarithms (B, V) of energies over the threshold; random below it where there is no
+        hit."""
+        threshold = self.dataset.threshold
+        below = torch.rand(cells.shape, generator=generator, dtype=cells.dtype).clamp_min(1e-6)
+        return torch.where(cells >= threshold, cells / threshold, below).log()
+
+    def _incident(self, incident: Tensor) -> Tensor:
+        """The incident energy (B,) in MeV as a condition (B, 1) of order 1."""
+        return (incident / GEV).log10()[:, None] - 1.0
+
+    def _condition(self, incident: Tensor, fractions: Tensor) -> Tensor:
+        """Incident energy and u's, (B, 1 + L)."""
+        middle = SPREAD.forward(fractions, torch.full_like(fractions, 0.5))
+        return torch.cat([self._incident(incident), self._standard("u", middle)], dim=1)
+
+    def _moments(self, name: str) -> tuple[Tensor, Tensor]:
+        found = (self.constants[f"{name}.{key}"].double() for key in ("mean", "deviation"))
+        if name == "u":
+            return tuple(found)
+        return tuple(each[self._rings] for each in found)
+
+    def _standard(self, name: str, values: Tensor) -> Tensor:
+        return pre.standardise(values, *self._moments(name))
+
+    def _restored(self, name: str, values: Tensor) -> Tensor:
+        return pre.unstandardise(values, *self._moments(name))
