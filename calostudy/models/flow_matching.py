@@ -87,11 +87,17 @@ _PUBLISHED = TrainingRecipe(
 _EMBEDDED = TrainingRecipe(
     60, 32, 1.5e-3, "cosine", {"rise": 0.05, "end": 1e2}, validation=0.1, clip=1.0, average=0.998
 )
-RECIPES = {
-    "paper": {ENERGIES: replace(_PUBLISHED, batch=256), VOXELS: _PUBLISHED},
-    "embedded": {ENERGIES: replace(_EMBEDDED, epochs=100, batch=64), VOXELS: _EMBEDDED},
+_LAYERWISE = replace(_EMBEDDED, epochs=100, batch=64)
+_SHORT = {ENERGIES: _LAYERWISE, VOXELS: replace(_EMBEDDED, epochs=36)}
+_LARGE = {ENERGIES: replace(_PUBLISHED, batch=256), VOXELS: _PUBLISHED}
+RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
+    "paper": dict.fromkeys(RESPONSE, _LARGE),
+    "embedded": {
+        name: _SHORT if name in ("ds2", "ds3") else {ENERGIES: _LAYERWISE, VOXELS: _EMBEDDED}
+        for name in RESPONSE
+    },
 }
-"""By size and network."""
+"""By size, dataset and network."""
 
 SAMPLINGS = {
     ENERGIES: Sampling("midpoint", 32),
@@ -122,7 +128,7 @@ class FlowMatching(Diffusion):
         return SAMPLINGS
 
     def recipe(self, network: str) -> TrainingRecipe:
-        return RECIPES[self.size][network]
+        return RECIPES[self.size][self.dataset.name][network]
 
     def build_networks(self) -> dict[str, nn.Module]:
         calorimeter, name = self.dataset.calorimeter, self.dataset.name
