@@ -24,7 +24,8 @@ from calostudy import models
 from calostudy import preprocessing as pre
 from calostudy.datasets import load
 from calostudy.models import calovae_inn
-from calostudy.models.calovae_inn import AUTOENCODER, EMPTY, FLOW, Fractions, Hits
+from calostudy.models.calovae_decoders import EMPTY, Fractions, Hits
+from calostudy.models.calovae_inn import AUTOENCODER, FLOW
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.vae import VAE, Kernels, VAEStructure, divergence
 from calostudy.samplers.noise import normal
@@ -328,7 +329,7 @@ def test_layer_energies_come_back_from_the_flow_s_numbers_and_do_not_leak_behind
 
     def layers(numbers):
         u = calovae_inn.SPREAD.inverse(numbers)
-        return pre.energies_from_fractions(u, batch["incident"], calovae_inn.RESPONSE["ds2"])
+        return pre.energies_from_fractions(u, batch["incident"], calovae_inn.LIMITS["ds2"].response)
 
     allowed = 1e-5 * energies.sum(dim=1, keepdim=True).expand_as(energies)
     assert ((layers(numbers) - energies).abs() <= allowed).all()

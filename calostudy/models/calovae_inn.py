@@ -29,19 +29,18 @@ and showers are turned and mirrored at random while training.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.special import log_ndtr, ndtr, ndtri
 
 from calostudy import preprocessing as pre
 from calostudy.energies import GEV
 from calostudy.models.caloinn import Logit
+from calostudy.models.calovae_decoders import EMPTY, Fractions, Hits, Limits
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.spline import SplineSettings
@@ -53,138 +52,18 @@ from calostudy.samplers.tiles import in_tiles
 from calostudy.showers import Showers
 
 AUTOENCODER, FLOW = "vae", "inn"
-EMPTY = 1.0  # in place of a log fraction, where the layer is empty
 
 _MOMENTS = ("mean", "deviation")
 _BATCH = 500  # showers that are encoded at a time
 
 
-@dataclass(frozen=True)
-class Fractions:
-    """The published decoder: one number per cell, the logit of its fraction of the layer."""
-
-    alpha: float
-    gamma: float = 1e4
-    beta: float = 1e-5
-    share: float = 0.9  # what a full layer's cell has, so that its logit is finite
-
-    def values(self, fractions: Tensor) -> tuple[Tensor, Tensor]:
-        """What is averaged of each cell and its weight, both (B, V)."""
-        values = pre.logit(self.share * fractions, self.alpha)
-        return values, torch.ones_like(values)
-
-    def conditions(self, incident: Tensor, energies: Tensor, dataset: str) -> Tensor:
-        """Logits (B, 1 + L) of incident energies (B,) and of the u's of layer energies (B, L)."""
-        u = pre.energy_fractions(energies, incident, RESPONSE[dataset])
-        given = torch.cat([(incident / HIGHEST[dataset])[:, None], u], dim=1)
-        return pre.logit((given / 1.15).clamp(0.0, 1.0), self.alpha)
-
-    def norm(self, weight: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the decoder's numbers begin and their spread (R, 1), from moments (R,) of rings."""
-        return mean[:, None], deviation[:, None]
-
-    def seen(self, fractions: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        """What the encoder sees, (B, V); centre and spread (V, 1)."""
-        return (self.values(fractions)[0] - centre[:, 0]) / spread[:, 0]
-
-    def loss(self, said: Tensor, fractions: Tensor, lowest: Tensor, slices: pre.Slices) -> Tensor:
-        """Of each shower, (B,); said (B, V, 1)."""
-        found = self.drawn(said, None, lowest, slices)
-        found = self.share * pre.normalise_layers(found, slices)
-        crossed = F.binary_cross_entropy(found, self.share * fractions, reduction="none")
-        return 0.5 * self.gamma * crossed.mean(dim=1)
-
-    def drawn(
-        self, said: Tensor, random: Tensor | None, lowest: Tensor, slices: pre.Slices
-    ) -> Tensor:
-        """Fractions (B, V) up to a factor of each layer."""
-        return pre.inverse_logit(said[..., 0], self.alpha) / self.share
-
-
-@dataclass(frozen=True)
-class Hits:
-    """Three numbers per cell: the logit of the probability of a hit, the mean and the log width
-    of the normal distribution of the hit's log fraction, cut off below the threshold."""
-
-    beta: float = 1.0
-
-    def values(self, fractions: Tensor) -> tuple[Tensor, Tensor]:
-        hit = fractions > 0
-        return torch.where(hit, fractions, 1.0).log(), hit.to(fractions.dtype)
-
-    def conditions(self, incident: Tensor, energies: Tensor, dataset: str) -> Tensor:
-        """Logarithms of incident and layer energies."""
-        layers = pre.log_layers(pre.to_units(energies), 0.0)
-        return torch.cat([(incident / GEV).log10()[:, None], layers], dim=1)
-
-    def norm(self, weight: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-        one = torch.ones_like(mean)
-        return (
-            torch.stack([weight.logit(1e-4), mean, deviation.log()], dim=1),
-            torch.stack([one, deviation, one], dim=1),
-        )
-
-    def seen(self, fractions: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        logs, hit = self.values(fractions)
-        return torch.where(hit > 0, (logs - centre[:, 1]) / spread[:, 1], -3.0)
-
-    def loss(self, said: Tensor, fractions: Tensor, lowest: Tensor, slices: pre.Slices) -> Tensor:
-        hit, known = fractions > 0, lowest < EMPTY  # the cells of an empty layer are no news
-        missed = F.binary_cross_entropy_with_logits(said[..., 0], hit.to(said), reduction="none")
-        _, mean, width = self._parameters(said[hit])
-        below = self._below(lowest[hit], mean, width)
-        pull = (fractions[hit].log() - mean) / width
-        depth = 0.5 * pull.square() + width.log() + log_ndtr(-below)
-        total = torch.where(known, missed, 0.0).sum(dim=1)
-        return total.index_add(0, hit.nonzero()[:, 0], depth)
-
-    def drawn(
-        self, said: Tensor, random: Tensor | None, lowest: Tensor, slices: pre.Slices
-    ) -> Tensor:
-        """Fractions (B, V) that sum to 1 in each layer, from uniform random numbers (B, V)."""
-        found = self.hits(said, random, lowest, slices)
-        return torch.cat([self._filled(found[:, s], lowest[:, s].exp()) for s in slices], dim=1)
-
-    def hits(self, said: Tensor, random: Tensor, lowest: Tensor, slices: pre.Slices) -> Tensor:
-        """Fractions (B, V) from the distribution of each cell by itself."""
-        chance, mean, width = self._parameters(said)
-        chance = chance.sigmoid()
-        margin = chance - random
-        # The likeliest cell of a layer without any other hit is hit.
-        layers = [margin[:, s] for s in slices]
-        least = [m.amax(dim=1, keepdim=True).clamp(max=0.0).expand_as(m) for m in layers]
-        rank = random / chance  # uniform among the hits
-        rank = torch.where(rank < 1.0, rank, 0.5)
-        logs = mean - width * ndtri(ndtr(-self._below(lowest, mean, width)) * rank)
-        hit = margin >= torch.cat(least, dim=1)
-        return torch.where(hit, logs.clamp(max=0.0).exp(), 0.0)
-
-    @staticmethod
-    def _filled(fractions: Tensor, least: Tensor) -> Tensor:
-        """Of one layer, with what is above the threshold scaled so that the sum is 1: a hit stays
-        a hit. Hits that would need more than the layer's energy are left as they are."""
-        least = torch.where(fractions > 0, least, 0.0)
-        needed = least.sum(dim=1, keepdim=True)
-        above = (fractions - least).clamp_min(0.0)
-        factor = (1.0 - needed) / above.sum(dim=1, keepdim=True).clamp_min(1e-30)
-        return torch.where(needed < 1.0, least + above * factor, fractions)
-
-    @staticmethod
-    def _parameters(said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        chance, mean, width = said.unbind(dim=-1)
-        return chance, mean, width.clamp(-2.0, 2.0).exp()
-
-    @staticmethod
-    def _below(lowest: Tensor, mean: Tensor, width: Tensor) -> Tensor:
-        """The threshold in units of the distribution, but not so far that it has no hits."""
-        return ((lowest - mean) / width).clamp(-20.0, 5.0)
-
-
-RESPONSE = {"ds1-photons": 3.1, "ds1-pions": 6.93, "ds2": 2.0, "ds3": 2.0}
-"""Largest deposited / incident energy; more is taken for this much."""
-
-HIGHEST = {"ds1-photons": 4194304.0, "ds1-pions": 4194304.0, "ds2": 1e6, "ds3": 1e6}
-"""Incident energy in MeV up to which the public data sets go."""
+LIMITS = {
+    "ds1-photons": Limits(4194304.0, 3.1),
+    "ds1-pions": Limits(4194304.0, 6.93),
+    "ds2": Limits(1e6, 2.0),
+    "ds3": Limits(1e6, 2.0),
+}
+"""Of the public data sets; more energy than the largest response is taken for this much."""
 
 SPREAD = Logit(1e-6)
 """Between the u's and the flow's numbers; its noise makes a density of what is 0 or 1."""
@@ -218,7 +97,7 @@ _SMALL_FLOW = CouplingStructure(
     8, 48, 3, SplineSettings(8, 6.0, 1e-3, 1e-3, 1e-3), by_shower=False, act_norm=False
 )
 FLOWS: dict[str, dict[str, CouplingStructure]] = {
-    "paper": dict.fromkeys(RESPONSE, _PUBLISHED_FLOW),
+    "paper": dict.fromkeys(LIMITS, _PUBLISHED_FLOW),
     "embedded": {
         "ds1-photons": _SMALL_FLOW,
         "ds1-pions": _SMALL_FLOW,
@@ -229,8 +108,8 @@ FLOWS: dict[str, dict[str, CouplingStructure]] = {
 """Of the flow, by size and dataset."""
 
 DECODERS: dict[str, dict[str, Fractions | Hits]] = {
-    "paper": {name: Fractions(1e-6 if "ds1" in name else 1e-8) for name in RESPONSE},
-    "embedded": dict.fromkeys(RESPONSE, Hits()),
+    "paper": {name: Fractions(1e-6 if "ds1" in name else 1e-8) for name in LIMITS},
+    "embedded": dict.fromkeys(LIMITS, Hits()),
 }
 """What the decoder's numbers are, by size and dataset."""
 
@@ -249,7 +128,7 @@ def _embedded(epochs: int, flow_epochs: int, batch: int) -> dict[str, TrainingRe
 
 
 RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
-    "paper": dict.fromkeys(RESPONSE, _PAPER),
+    "paper": dict.fromkeys(LIMITS, _PAPER),
     "embedded": {
         "ds1-photons": _embedded(60, 60, 64),
         "ds1-pions": _embedded(60, 60, 64),
@@ -264,7 +143,7 @@ class CaloVAEINN(Surrogate):
     """CaloVAE+INN on the datasets of the CaloChallenge."""
 
     name: ClassVar[str] = "calovae-inn"
-    datasets: ClassVar[tuple[str, ...]] = tuple(RESPONSE)
+    datasets: ClassVar[tuple[str, ...]] = tuple(LIMITS)
 
     @property
     def network_evaluations(self) -> int:
@@ -275,6 +154,11 @@ class CaloVAEINN(Surrogate):
     def structure(self) -> VAEStructure:
         """The hyperparameters of the autoencoder."""
         return STRUCTURE[self.size][self.dataset.name]
+
+    @property
+    def limits(self) -> Limits:
+        """The largest energies of the data set."""
+        return LIMITS[self.dataset.name]
 
     @property
     def decoder(self) -> Fractions | Hits:
@@ -438,7 +322,7 @@ class CaloVAEINN(Surrogate):
 
     def _conditions(self, incident: Tensor, energies: Tensor) -> Tensor:
         """Incident energy and one number of each layer, (B, 1 + L), not standardised."""
-        return self.decoder.conditions(incident, energies, self.dataset.name)
+        return self.decoder.conditions(incident, energies, self.limits)
 
     def _normalised(self, conditions: Tensor) -> Tensor:
         """Conditions (B, 1 + L) of which all but the first are shifted and scaled."""
@@ -476,7 +360,7 @@ class CaloVAEINN(Surrogate):
         conditions = self._normalised(self._conditions(incident, energies)).to(self.precision)
         seen = self.decoder.seen(self._fractions(batch), *self._cell_norm())
         found = self.networks[AUTOENCODER].encode(seen, conditions)
-        u = pre.energy_fractions(energies, incident, RESPONSE[self.dataset.name])
+        u = pre.energy_fractions(energies, incident, self.limits.response)
         # Behind the end of a shower each layer takes all there is, which is nothing: a little too
         # much energy then ends up in the next layer and not in the last one.
         behind = energies.flip(1).cumsum(1).flip(1)[:, :-1] > 0
@@ -498,9 +382,7 @@ class CaloVAEINN(Surrogate):
             moments = (self.constants[f"flow.{key}"].double() for key in _MOMENTS)
             values = pre.unstandardise(values.double(), *moments)
             mean, log_variance, u = values.split([latent, latent, len(slices)], dim=1)
-            energies = pre.energies_from_fractions(
-                SPREAD.inverse(u), energy, RESPONSE[self.dataset.name]
-            )
+            energies = pre.energies_from_fractions(SPREAD.inverse(u), energy, self.limits.response)
             conditions = self._normalised(self._conditions(energy, energies))
             numbers = draw(mean, log_variance, noise)
             said = autoencoder.decode(numbers.to(dtype), conditions.to(dtype))
