@@ -8,6 +8,8 @@ from calostudy.errors import UsageError
 from calostudy.models.caloflow import CaloFlowTeacher
 from calostudy.models.caloflow_student import CaloFlowStudent
 from calostudy.models.caloinn import CaloINN
+from calostudy.models.caloscore import CaloScore
+from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.calovae_inn import CaloVAEINN
 from calostudy.models.flow_matching import FlowMatching
 from calostudy.models.icaloflow import ICaloFlowTeacher
@@ -28,6 +30,9 @@ MODELS: dict[str, type[Surrogate]] = {
         ICaloFlowStudent,
         L2LFlows,
         L2LFlowsMAF,
+        CaloScore,
+        CaloScoreDistilled,
+        CaloScoreSingleShot,
         FlowMatching,
     )
 }
