@@ -20,7 +20,8 @@ from surrogates import (
 from calostudy import models
 from calostudy.datasets import dataset, load
 from calostudy.models import l2lflows
-from calostudy.models.l2lflows import ENERGIES, IMAGES, Censored, Published
+from calostudy.models.l2lflows import ENERGIES, IMAGES
+from calostudy.models.l2lflows_maps import Censored, Published
 from calostudy.samplers.glow import eager, folded
 from calostudy.training import train
 

@@ -23,7 +23,7 @@ turned and mirrored at random while training.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from calostudy import preprocessing as pre
 from calostudy.energies import GEV
 from calostudy.models.caloflow import SAMPLERS as ENERGY_SAMPLERS
+from calostudy.models.l2lflows_maps import SMALLEST_GEV, Censored, Published
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
 from calostudy.networks.glow import GlowStructure, ImageFlow
@@ -56,9 +57,6 @@ SMALLEST_QUANTILE = 2e-3
 
 _LEAST = 1e-8  # how far fractions keep away from 0 and 1 in size `embedded`
 
-SMALLEST_GEV = 1e-6
-"""Keeps logarithms of energies in GeV finite."""
-
 VETO = 2.6
 """Showers of dataset 2 and 3 with more deposited / incident energy are drawn again."""
 DRAWS = 10
@@ -69,57 +67,6 @@ LARGEST_LAYER = {"ds2": 63.6065, "ds3": 63.6065, "ild-photons": 1.0}
 
 RESPONSE = {"ds2": 2.0, "ds3": 2.0, "ild-photons": 0.05}
 """Largest deposited / incident energy in size `embedded`."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """Cells as a logit of the logarithm of E / largest, largest (n,) in MeV by layer.
-
-    Every cell gets uniform noise up to 1 keV, an empty one also noise around 1 keV.
-    """
-
-    alpha: float = 1e-2
-    decades: float = 7.0
-    noise: float = 1e-3  # MeV
-
-    def forward(self, cells: Tensor, largest: Tensor, threshold: float) -> Tensor:
-        """Cells (B, n, H, W) in MeV to the real line."""
-        extra = self.noise * 10.0 ** (0.2 * torch.randn_like(cells))
-        noise = self.noise * torch.rand_like(cells)
-        cells = cells + noise + torch.where(cells > 0, 0.0, extra.clamp_max(threshold))
-        x = (cells / self._whole(largest)).clamp(0.0, 1.0)
-        return pre.logit((x + 10.0**-self.decades).log10() / self.decades + 1.0, self.alpha)
-
-    def inverse(self, numbers: Tensor, largest: Tensor) -> Tensor:
-        """Cells in MeV; to be cut at the threshold."""
-        logarithm = self.decades * (pre.inverse_logit(numbers, self.alpha) - 1.0)
-        return (10.0**logarithm - 10.0**-self.decades).clamp_min(0.0) * self._whole(largest)
-
-    def _whole(self, largest: Tensor) -> Tensor:
-        return largest[:, None, None] + SMALLEST_GEV * GEV
-
-
-@dataclass(frozen=True)
-class Censored:
-    """Cells as log(E / smallest) / spread, an empty one as a draw from below 0.
-
-    scale: smallest (MeV) and spread, (2,).
-    """
-
-    centre: float = 3.5
-
-    def forward(self, cells: Tensor, scale: Tensor) -> Tensor:
-        """Cells (B, n, H, W) in MeV to the real line."""
-        empty = -(self.centre + torch.randn_like(cells)).abs()
-        return torch.where(cells > 0, self.without_noise(cells, scale), empty)
-
-    def without_noise(self, cells: Tensor, scale: Tensor) -> Tensor:
-        """The same with 0 for an empty cell."""
-        return (cells / scale[0]).clamp_min(1.0).log() / scale[1]
-
-    def inverse(self, numbers: Tensor, scale: Tensor) -> Tensor:
-        """Cells in MeV, those below the smallest to be left out."""
-        return scale[0] * (scale[1] * numbers).exp()
 
 
 _SPLINE = SplineSettings(10, 15.0, 1e-3, 1e-3, 1e-3)
@@ -289,17 +236,8 @@ class L2LFlows(Surrogate):
         """Set the constants and initialise the shifts and scales of the blocks."""
         cells = self._cells(showers)
         if self.embedded:
-            hits = cells[cells > 0].double()
-            smallest = np.quantile(hits.numpy(), SMALLEST_QUANTILE)
-            spread = (hits / smallest).log().std()
-            self.constants["scale"] = torch.tensor([smallest, spread]).float()
-            average = Censored().without_noise(cells, self.constants["scale"]).mean(dim=0)
-            self.constants["average"] = average[self._turns].mean(dim=0)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                values, _ = self._energies_to_flow(self.prepare(ENERGIES, showers))
-            self.constants["mean"] = values.mean(dim=0).float()
-            self.constants["deviation"] = values.std(dim=0).clamp_min(1e-3).float()
+            self._fit_cells(cells)
+            self._fit_energies(showers)
         else:
             largest = cells.unflatten(1, (self._shape[0], -1)).amax(dim=(0, 2))
             self.constants["largest"] = largest
@@ -309,6 +247,23 @@ class L2LFlows(Surrogate):
                 if name != ENERGIES:
                     batch = self.prepare(name, showers[:INITIAL_SHOWERS])
                     network.initialise(*self._images_to_flow(name, batch))
+
+    def _fit_cells(self, cells: Tensor) -> None:
+        """The scale of `Censored` and the average image, of cells (N, V) in MeV."""
+        hits = cells[cells > 0].double()
+        smallest = np.quantile(hits.numpy(), SMALLEST_QUANTILE)
+        spread = (hits / smallest).log().std()
+        self.constants["scale"] = torch.tensor([smallest, spread]).float()
+        average = Censored().without_noise(cells, self.constants["scale"]).mean(dim=0)
+        self.constants["average"] = average[self._turns].mean(dim=0)
+
+    def _fit_energies(self, showers: Showers) -> None:
+        """Mean and deviation of the energy flow's numbers, for which the scale is needed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            values, _ = self._energies_to_flow(self.prepare(ENERGIES, showers))
+        self.constants["mean"] = values.mean(dim=0).float()
+        self.constants["deviation"] = values.std(dim=0).clamp_min(1e-3).float()
 
     def _cells(self, showers: Showers) -> Tensor:
         cells = showers.above_threshold(self.dataset.threshold).cells
@@ -337,14 +292,9 @@ class L2LFlows(Surrogate):
 
         In size `embedded`, that of all images is estimated from `IMAGES_PER_SHOWER` of them.
         """
-        flow = self.networks[network]
         if network == ENERGIES:
-            values, context = self._energies_to_flow(batch)
-            deviation = 0.0
-            if self.embedded:
-                mean, deviation = (self.constants[k].double() for k in ("mean", "deviation"))
-                values, deviation = pre.standardise(values, mean, deviation), deviation.log().sum()
-            return deviation - log_prob(flow, values.to(self.precision), context.to(self.precision))
+            return self._energy_loss(batch)
+        flow = self.networks[network]
         if self._turns is not None and flow.training:
             seen = self._seen(network)
             table = self._turns[:, seen] - seen.start
@@ -352,6 +302,20 @@ class L2LFlows(Surrogate):
         loss = -flow.log_prob(*self._images_to_flow(network, batch))
         images = loss.view(len(batch["incident"]), -1)
         return images.mean(dim=1) * (self._shape[0] if self.embedded else 1)
+
+    def _energy_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        values, context = self._energies_to_flow(batch)
+        log_deviation = 0.0
+        if self.embedded:
+            mean, deviation = self._energy_moments
+            values, log_deviation = pre.standardise(values, mean, deviation), deviation.log().sum()
+        values, context = values.to(self.precision), context.to(self.precision)
+        return log_deviation - log_prob(self.networks[ENERGIES], values, context)
+
+    @property
+    def _energy_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (L,) of the energy flow's numbers in size `embedded`."""
+        return self.constants["mean"].double(), self.constants["deviation"].double()
 
     def _energies_to_flow(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The energy flow's numbers (B, L) and its condition (B, 1), both float64."""
@@ -369,23 +333,27 @@ class L2LFlows(Surrogate):
     def _energies_from_flow(self, values: Tensor, incident: Tensor) -> Tensor:
         """Layer energies (N, L) in MeV of the energy flow's numbers (N, L), float64."""
         if self.embedded:
-            mean, deviation = (self.constants[k].double() for k in ("mean", "deviation"))
-            u = pre.inverse_logit(pre.unstandardise(values, mean, deviation), _LEAST)
+            u = pre.inverse_logit(pre.unstandardise(values, *self._energy_moments), _LEAST)
             return pre.energies_from_fractions(u, incident, RESPONSE[self.dataset.name])
         return pre.inverse_logit(values) * LARGEST_LAYER[self.dataset.name] * GEV
 
     def _images_to_flow(self, network: str, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The images (B, 1, H, W) that a flow describes and their context (B, C, H, W)."""
+        if self.embedded:
+            return self._images_of_any_layers(network, batch)
+        images, layer = self._as_images(batch["cells"]), _layer_of(network)
+        largest = self.constants["largest"][layer + 1 - images.shape[1] : layer + 1]
+        numbers = Published().forward(images, largest, self.dataset.threshold)
+        energies = batch["energies"][:, layer]
+        return numbers[:, -1:], self._context(numbers[:, :-1], energies, batch["incident"])
+
+    def _images_of_any_layers(
+        self, network: str, batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The same of the flow that all layers share: `IMAGES_PER_SHOWER` of each, drawn anew."""
         images = self._as_images(batch["cells"])
         incident, energies = batch["incident"], batch["energies"]
-        if not self.embedded:
-            layer = _layer_of(network)
-            largest = self.constants["largest"][layer + 1 - images.shape[1] : layer + 1]
-            numbers = Published().forward(images, largest, self.dataset.threshold)
-            context = self._context(numbers[:, :-1], energies[:, layer], incident)
-            return numbers[:, -1:], context
-        layers = self._shape[0]
-        chosen = torch.rand(len(images), layers).argsort(dim=1)
+        chosen = torch.rand(len(images), self._shape[0]).argsort(dim=1)
         chosen = chosen[:, : IMAGES_PER_SHOWER[self.networks[network].training]]
         rows = torch.arange(len(images))[:, None].expand_as(chosen)
         windows = F.pad(images, (0, 0, 0, 0, BEFORE, 0)).unfold(1, BEFORE + 1, 1)
