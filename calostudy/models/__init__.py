@@ -5,6 +5,7 @@ from typing import Any
 
 from calostudy.datasets import DATASETS
 from calostudy.errors import UsageError
+from calostudy.models.calodiffusion import CaloDiffusion
 from calostudy.models.caloflow import CaloFlowTeacher
 from calostudy.models.caloflow_student import CaloFlowStudent
 from calostudy.models.caloinn import CaloINN
@@ -30,6 +31,7 @@ MODELS: dict[str, type[Surrogate]] = {
         ICaloFlowStudent,
         L2LFlows,
         L2LFlowsMAF,
+        CaloDiffusion,
         CaloScore,
         CaloScoreDistilled,
         CaloScoreSingleShot,

@@ -1,0 +1,419 @@
+"""CaloDiffusion: a cylindrical U-Net that takes noise out of showers step by step.
+
+Amram & Pedro, arXiv:2308.03876. A shower is the logits of its cells' energies over the incident
+energy. The U-Net (`ShowerUNet`) knows of geometry by its circular convolutions and by images of
+radius and layer; on dataset 1 a trainable map leads to a common grid and back at every step.
+
+Size `paper` has the structure, the preprocessing and the recipe of the published configuration,
+without its stop of the training by the losses and without the plateau schedule of its rate.
+
+Size `embedded` is small enough to be trained in minutes on one processor core, and no published
+configuration. A second network, a perceptron, first makes the energies of the layers, as in the
+authors' later versions; the U-Net is told and its cells are scaled to them. Logarithms of energies
+take the place of logits: in units of the threshold, empty cells filled with random numbers below
+it, so that what is a spike in the data is a density that a diffusion can learn; relative to the
+mean of the ring at such an incident energy. Neighbouring cells share a place of the grid. The
+networks say v, which is as large at all times. Showers are turned and mirrored at random while
+training. There, CaloGAN's calorimeter is possible too: its phi is no circle.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calostudy import preprocessing as pre
+from calostudy.models.diffusion import Diffusion, ShowerNoise
+from calostudy.models.surrogate import TrainingRecipe
+from calostudy.networks import shower_unet
+from calostudy.networks.cylindrical import UNetStructure
+from calostudy.networks.residual_mlp import ResidualMLP
+from calostudy.networks.shower_unet import ShowerStructure, ShowerUNet
+from calostudy.samplers.diffusion import (
+    STRAIGHT,
+    Process,
+    Sampling,
+    discrete_cosine_path,
+    spread_times,
+)
+from calostudy.showers import Showers
+
+LAYERS, VOXELS = "layers", "voxels"
+STEPS = 400
+"""Of the published path."""
+
+_DS1, _CALOGAN = ("ds1-photons", "ds1-pions"), ("calogan-eplus", "calogan-gamma", "calogan-piplus")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Preprocessing of size `paper`: the largest response, mean and deviation of the logits."""
+
+    response: float
+    mean: float
+    deviation: float
+
+
+PUBLISHED: dict[str, Published] = {
+    "ds1-photons": Published(3.1, -9.9807, 3.14168),
+    "ds1-pions": Published(3.1, -11.7610, 2.84317),
+    "ds2": Published(2.0, -12.8564, 1.9123),
+    "ds3": Published(2.0, -13.4753, 1.1070),
+}
+
+RANGE = {
+    **dict.fromkeys(_DS1, (256.0, 4194304.0)),
+    **dict.fromkeys(("ds2", "ds3"), (1e3, 1e6)),
+    **dict.fromkeys(_CALOGAN, (1e3, 1e5)),
+}
+"""Lowest and highest incident energy in MeV, which the condition 0 and 1 stand for."""
+
+RESPONSE = {"ds1-photons": 3.1, "ds1-pions": 6.99, "ds2": 2.0, "ds3": 2.0} | dict.fromkeys(
+    _CALOGAN, 1.1
+)
+"""Largest deposited / incident energy in size `embedded`; more is taken for this much."""
+
+KNOTS = {name: 15 if name in _DS1 else 12 for name in RANGE}
+"""So many incident energies, evenly spread in their logarithm, at which size `embedded` takes
+moments; on dataset 1 all that there are."""
+
+EMPTY, BLUR = -1.5, 0.5
+"""Mean and deviation of the logarithm, in units of the threshold, of what fills empty cells."""
+
+_PAPER = UNetStructure((16, 16, 16, 32))
+_SMALL = ShowerStructure(UNetStructure((16, 16, 32)), split=False, layers=True)
+
+STRUCTURE: dict[str, dict[str, ShowerStructure]] = {
+    "paper": {
+        **dict.fromkeys((*_DS1, *_CALOGAN), ShowerStructure(_PAPER, angle=True)),
+        "ds2": ShowerStructure(_PAPER),
+        "ds3": ShowerStructure(UNetStructure((32, 32, 32, 32))),
+    },
+    "embedded": {
+        **dict.fromkeys(_DS1, replace(_SMALL, patch=(1, 2, 3))),
+        "ds2": replace(_SMALL, patch=(3, 4, 1)),
+        "ds3": replace(_SMALL, patch=(3, 5, 2)),
+        **dict.fromkeys(_CALOGAN, replace(_SMALL, patch=(1, 2, 4))),
+    },
+}
+"""By size and dataset."""
+
+PERCEPTRON = 128, 3
+"""Width and blocks of the network of the layers' energies."""
+
+_PATH = discrete_cosine_path(STEPS)
+PROCESSES: dict[str, Callable[[str], dict[str, Process]]] = {
+    "paper": lambda name: {VOXELS: Process(_PATH, "hybrid" if name == "ds3" else "noise")},
+    "embedded": lambda name: {LAYERS: Process(STRAIGHT, "velocity"), VOXELS: Process(_PATH, "v")},
+}
+"""By size and dataset."""
+
+
+def _published_sampling(name: str) -> dict[str, Sampling]:
+    steps = STEPS if name == "ds3" else STEPS - 2  # the noisiest two are left out
+    return {VOXELS: Sampling("ddpm", steps, start=steps / STEPS)}
+
+
+SAMPLINGS: dict[str, Callable[[str], dict[str, Sampling]]] = {
+    "paper": _published_sampling,
+    "embedded": lambda name: {LAYERS: Sampling("midpoint", 40), VOXELS: Sampling("ddim", 50)},
+}
+"""By size and dataset."""
+
+_CONSTANT = {"milestones": (), "factor": 1.0}
+_PUBLISHED_RECIPE = TrainingRecipe(1000, 128, 4e-4, "multistep", _CONSTANT, validation=0.15)
+_CYCLE = {"rise": 0.1, "end": 1e2}
+_VOXEL_RECIPE = TrainingRecipe(
+    60, 32, 2e-3, "cosine", _CYCLE, validation=0.05, clip=1.0, average=0.999
+)
+_LAYER_RECIPE = replace(_VOXEL_RECIPE, epochs=150, batch=64)
+
+
+def _embedded(epochs: int) -> dict[str, TrainingRecipe]:
+    return {LAYERS: _LAYER_RECIPE, VOXELS: replace(_VOXEL_RECIPE, epochs=epochs)}
+
+
+RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
+    "paper": {
+        **{name: {VOXELS: _PUBLISHED_RECIPE} for name in (*_DS1, *_CALOGAN, "ds2")},
+        "ds3": {VOXELS: replace(_PUBLISHED_RECIPE, batch=64, learning_rate=1e-4)},
+    },
+    "embedded": {
+        **{name: _embedded(44) for name in _DS1},
+        **{name: _embedded(36) for name in ("ds2", "ds3", *_CALOGAN)},
+    },
+}
+"""By size, dataset and network."""
+
+
+def _eager(network: nn.Module, precision: str) -> Callable[..., Tensor]:
+    if isinstance(network, ShowerUNet):
+        return shower_unet.eager(network, precision)
+    return copy.deepcopy(network).to(getattr(torch, precision)).eval()
+
+
+def _fused(network: nn.Module, precision: str) -> Callable[..., Tensor]:
+    made = shower_unet.Fused if isinstance(network, ShowerUNet) else _eager
+    return made(network, precision)
+
+
+class CaloDiffusion(Diffusion):
+    """CaloDiffusion on the datasets of the CaloChallenge; in size `embedded` on CaloGAN's too."""
+
+    name: ClassVar[str] = "calodiffusion"
+    datasets: ClassVar[tuple[str, ...]] = tuple(RANGE)
+    VOXELS: ClassVar[str] = VOXELS
+    SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]] = {
+        "fused": _fused,
+        "eager": _eager,
+    }
+
+    @property
+    def processes(self) -> Mapping[str, Process]:
+        return PROCESSES[self.size](self.dataset.name)
+
+    @property
+    def samplings(self) -> Mapping[str, Sampling]:
+        return SAMPLINGS[self.size](self.dataset.name)
+
+    @property
+    def structure(self) -> ShowerStructure:
+        """The hyperparameters of the voxel network."""
+        return STRUCTURE[self.size][self.dataset.name]
+
+    def recipe(self, network: str) -> TrainingRecipe:
+        return RECIPES[self.size][self.dataset.name][network]
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        calorimeter = self.dataset.calorimeter
+        voxels = ShowerUNet(calorimeter, self.structure)
+        if not self.embedded:
+            return {VOXELS: voxels}
+        return {LAYERS: ResidualMLP(len(calorimeter.layers), 1, *PERCEPTRON), VOXELS: voxels}
+
+    # ---- constants ----------------------------------------------------------------------
+
+    def initial_constants(self) -> dict[str, Tensor]:
+        """In size `embedded`, by incident energy: mean and deviation of the numbers of the layers,
+        mean of the logarithms in each ring; and their deviation from it. In `paper`, mean and
+        deviation of the logits, and on datasets 2 and 3 which cells were ever hit."""
+        name, calorimeter = self.dataset.name, self.dataset.calorimeter
+        if not self.embedded:
+            known = PUBLISHED.get(name, Published(RESPONSE[name], 0.0, 1.0))
+            constants = {"logits": torch.tensor([known.mean, known.deviation])}
+            if name in ("ds2", "ds3"):
+                constants["hit"] = torch.ones(calorimeter.cells)
+            return constants
+        knots, layers = KNOTS[name], len(calorimeter.layers)
+        return {
+            "layers.mean": torch.zeros(knots, layers),
+            "layers.deviation": torch.ones(knots, layers),
+            "cells.mean": torch.zeros(knots, int(self._rings.max()) + 1),
+            "cells.deviation": torch.ones(1),
+        }
+
+    def fit_constants(self, showers: Showers) -> None:
+        batch = self.prepare(VOXELS, showers)
+        parts = [{k: t[i : i + 250] for k, t in batch.items()} for i in range(0, len(showers), 250)]
+        if self.embedded:
+            self._fit_moments(parts)
+        elif "hit" in self.constants:
+            self.constants["hit"] = (batch["cells"] > 0).any(dim=0).float()
+        elif self.dataset.name not in PUBLISHED:
+            logits = [self._logits(part["cells"], part["incident"]) for part in parts]
+            logits = torch.cat(logits).double()
+            self.constants["logits"] = torch.stack([logits.mean(), logits.std()]).float()
+
+    def _fit_moments(self, parts: list[Mapping[str, Tensor]]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        near = torch.cat([self._near(part["incident"]) for part in parts])
+        near = near / near.sum(dim=0).clamp_min(1e-9)
+        numbers = torch.cat([self._layer_numbers(part, generator) for part in parts])
+        mean = near.T @ numbers
+        distance = numbers - torch.cat([self._near(part["incident"]) for part in parts]) @ mean
+        self.constants["layers.mean"] = mean.float()
+        deviation = (near.T @ distance.square()).sqrt()
+        self.constants["layers.deviation"] = deviation.clamp_min(1e-3).float()
+
+        start = 0
+        sums = torch.zeros(near.shape[1], len(self._rings), dtype=torch.float64)
+        for part in parts:
+            rows = near[start : start + len(part["cells"])]
+            sums += rows.T @ self._logarithms(part["cells"], generator).double()
+            start += len(rows)
+        count = torch.bincount(self._rings)
+        rings = torch.zeros(len(sums), len(count), dtype=torch.float64)
+        self.constants["cells.mean"] = (rings.index_add(1, self._rings, sums) / count).float()
+        squares = 0.0
+        for part in parts:
+            values = self._logarithms(part["cells"], generator) - self._centre(part["incident"])
+            squares += values.double().square().mean(dim=1).sum().item()
+        self.constants["cells.deviation"] = torch.tensor([(squares / start) ** 0.5])
+
+    # ---- between showers and numbers ----------------------------------------------------
+
+    def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
+        """Cells (N, V) and incident energies (N,), both in MeV; in size `embedded` cells below
+        the threshold are 0."""
+        if self.embedded:
+            showers = showers.above_threshold(self.dataset.threshold)
+        return {
+            "cells": torch.as_tensor(np.asarray(showers.cells, np.float32)),
+            "incident": torch.as_tensor(np.asarray(showers.incident_energy, np.float64)),
+        }
+
+    @cached_property
+    def _rings(self) -> Tensor:
+        """Of each cell, which set of cells it belongs to that turns and mirrors exchange: (V,)."""
+        cells = pre.symmetries(self.dataset.calorimeter).amin(dim=0)
+        return torch.unique(cells, return_inverse=True)[1]
+
+    def _place(self, incident: Tensor) -> Tensor:
+        """Incident energies (B,) in MeV, their logarithm from 0 to 1: (B,)."""
+        low, high = RANGE[self.dataset.name]
+        return (incident / low).log() / np.log(high / low)
+
+    def _near(self, incident: Tensor) -> Tensor:
+        """How much each knot has to say for incident energies (B,): (B, K), in float64."""
+        knots = KNOTS[self.dataset.name]
+        place = self._place(incident).double().clamp(0.0, 1.0) * (knots - 1)
+        return (1.0 - (place[:, None] - torch.arange(knots)).abs()).clamp_min(0.0)
+
+    def _at(self, name: str, incident: Tensor) -> Tensor:
+        """A constant (K, D) at incident energies (B,): (B, D), in float64."""
+        return self._near(incident) @ self.constants[name].double()
+
+    def _fill(self, shape: tuple[int, ...], generator=None) -> Tensor:
+        """Logarithms in place of that of nothing, below 0."""
+        return (EMPTY + BLUR * torch.randn(shape, generator=generator)).clamp(max=-0.1)
+
+    def _logarithms(self, cells: Tensor, generator=None) -> Tensor:
+        """Of cells (B, V) in units of the threshold, empty ones filled."""
+        logs = (cells / self.dataset.threshold).log()
+        return torch.where(cells > 0, logs, self._fill(cells.shape, generator))
+
+    def _centre(self, incident: Tensor) -> Tensor:
+        """The mean logarithm of each cell at incident energies (B,): (B, V)."""
+        return self._at("cells.mean", incident).float()[:, self._rings]
+
+    def _filled_layers(self, batch: Mapping[str, Tensor], generator=None) -> Tensor:
+        """Energies (B, L) in MeV of layers, empty ones filled, in float64."""
+        sums = pre.layer_sums(batch["cells"].double(), self.dataset.calorimeter.slices)
+        fill = self.dataset.threshold * self._fill(sums.shape, generator).double().exp()
+        return torch.where(sums > 0, sums, fill)
+
+    def _layer_numbers(self, batch: Mapping[str, Tensor], generator=None) -> Tensor:
+        """Logits (B, L) of the fractions u of the layers' energies, in float64."""
+        energies = self._filled_layers(batch, generator)
+        u = pre.energy_fractions(energies, batch["incident"], RESPONSE[self.dataset.name])
+        return pre.logit(u, 1e-12)
+
+    def _layer_energies(self, numbers: Tensor, incident: Tensor) -> Tensor:
+        """Energies (B, L) in MeV of standardised numbers: the way back."""
+        moments = (self._at(f"layers.{k}", incident) for k in ("mean", "deviation"))
+        u = pre.inverse_logit(pre.unstandardise(numbers.double(), *moments), 1e-12)
+        return pre.energies_from_fractions(u, incident, RESPONSE[self.dataset.name])
+
+    def _conditions(self, incident: Tensor, energies: Tensor | None = None) -> Tensor:
+        """What the networks are told: (B, 1), or (B, 1 + L) with energies (B, L) of layers."""
+        place = self._place(incident)[:, None]
+        if energies is None:
+            return place
+        logs = (energies / self.dataset.threshold).clamp_min(1e-3).log()
+        return torch.cat([place, 0.25 * logs - 1.0], dim=1)
+
+    def _logits(self, cells: Tensor, incident: Tensor) -> Tensor:
+        return pre.logit(cells / (self._response * incident[:, None].to(cells)))
+
+    @property
+    def _response(self) -> float:
+        known = PUBLISHED.get(self.dataset.name)
+        return known.response if known else RESPONSE[self.dataset.name]
+
+    def _to_numbers(self, cells: Tensor, incident: Tensor) -> Tensor:
+        """What the voxel network sees of cells (B, V) without noise."""
+        if self.embedded:
+            values = self._logarithms(cells) - self._centre(incident)
+            return values / self.constants["cells.deviation"]
+        return pre.standardise(self._logits(cells, incident), *self.constants["logits"])
+
+    def _to_cells(self, values: Tensor, incident: Tensor, energies: Tensor | None) -> Tensor:
+        """Cells (B, V) in MeV; energies (B, L) are those of the layers in size `embedded`."""
+        if not self.embedded:
+            logits = pre.unstandardise(values.double(), *self.constants["logits"].double())
+            cells = pre.inverse_logit(logits) * (self._response * incident[:, None])
+            return cells * self.constants.get("hit", 1.0)
+        logs = values.double() * self.constants["cells.deviation"] + self._centre(incident)
+        threshold = self.dataset.threshold
+        shares = torch.where(logs > 0.0, logs.exp(), 0.0)
+        calorimeter = self.dataset.calorimeter
+        if calorimeter.shape:
+            by_layer = shares.view(energies.numel(), -1)
+            return pre.share_out(by_layer, energies.flatten(), threshold).view_as(shares)
+        return torch.cat(
+            [
+                pre.share_out(shares[:, s], energies[:, i], threshold)
+                for i, s in enumerate(calorimeter.slices)
+            ],
+            dim=1,
+        )
+
+    # ---- training -----------------------------------------------------------------------
+
+    def loss(self, network: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean squared error (B,) of what the network says at random times.
+
+        In training, size `embedded` turns and mirrors the showers at random.
+        """
+        process, incident = self.processes[network], batch["incident"]
+        time = spread_times(len(incident))
+        if network == LAYERS:
+            moments = (self._at(f"layers.{k}", incident) for k in ("mean", "deviation"))
+            data = pre.standardise(self._layer_numbers(batch), *moments)
+            conditions = self._conditions(incident)
+        else:
+            batch = self.turned(network, batch)
+            time = (time * STEPS).ceil() / STEPS
+            data = self._to_numbers(batch["cells"], incident)
+            energies = self._filled_layers(batch) if self.embedded else None
+            conditions = self._conditions(incident, energies)
+        data, conditions = data.to(self.precision), conditions.to(self.precision)
+
+        def predict(x: Tensor, time: Tensor) -> Tensor:
+            told = process.path.sigma(time).to(x)
+            return self.networks[network](x, told, conditions)
+
+        return process.loss(predict, data, time, torch.randn_like(data))
+
+    # ---- sampling -----------------------------------------------------------------------
+
+    def shower(
+        self,
+        energy: float,
+        networks: Mapping[str, Any],
+        samplings: Mapping[str, Sampling],
+        noise: ShowerNoise,
+    ) -> Tensor:
+        incident = torch.tensor([energy], dtype=torch.float64)
+
+        def drawn(network: str, size: int, conditions: Tensor) -> Tensor:
+            process, conditions = self.processes[network], conditions.to(noise.dtype)
+
+            def predict(x: Tensor, time: float) -> Tensor:
+                told = torch.tensor([process.path.at(time)[1]], dtype=x.dtype)
+                return networks[network](x, told, conditions)
+
+            numbers = noise.of(list(networks).index(network), (size,))
+            return samplings[network].solve(process.denoiser(predict), process.path, numbers)
+
+        calorimeter, energies = self.dataset.calorimeter, None
+        if self.embedded:
+            numbers = drawn(LAYERS, len(calorimeter.layers), self._conditions(incident))
+            energies = self._layer_energies(numbers, incident)
+        values = drawn(VOXELS, calorimeter.cells, self._conditions(incident, energies))
+        return self._to_cells(values, incident, energies)[0]

@@ -1,0 +1,29 @@
+"""A perceptron with shortcuts that is told a time and conditions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResidualMLP(nn.Module):
+    """(x (B, D), time (B,), conditions (B, K)) to (B, D); its last layer begins with zeros."""
+
+    def __init__(self, numbers: int, conditions: int, hidden: int, blocks: int):
+        super().__init__()
+        self.begin = nn.Linear(numbers + conditions, hidden)
+        self.time = nn.Sequential(nn.Linear(3, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+            for _ in range(blocks)
+        )
+        self.end = nn.Linear(hidden, numbers)
+        nn.init.zeros_(self.end.weight)
+        nn.init.zeros_(self.end.bias)
+
+    def forward(self, x: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
+        angle = 0.5 * torch.pi * time
+        told = self.time(torch.stack([time, angle.sin(), angle.cos()], dim=1))
+        found = self.begin(torch.cat([x, conditions], dim=1))
+        for block in self.blocks:
+            found = found + block(F.silu(found + told))
+        return self.end(F.silu(found))
