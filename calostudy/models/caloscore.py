@@ -117,8 +117,8 @@ RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
         "ds3": dict.fromkeys((LAYERS, VOXELS), replace(_PAPER, epochs=200, batch=80)),
     },
     "embedded": {
-        "ds1-photons": _small(180, 64),
-        "ds1-pions": _small(110, 64),
+        "ds1-photons": _small(150, 64),
+        "ds1-pions": _small(95, 64),
         "ds2": _small(42, 32),
         "ds3": _small(45, 16),
     },
