@@ -33,6 +33,21 @@ SMALL = {
         "power",
         {"dataset": "calogan-gamma", "n": 100, "trials": 1, "metrics": "pcc,wasserstein"},
     ),
+    "evaluations-photons": (
+        "evaluations",
+        {
+            "dataset": "ds1-photons",
+            "models": "flow-matching",
+            "solvers": "ddim",
+            "evaluations": "2,1",
+            "n": 100,
+            "hidden": 16,
+        },
+    ),
+    "comparison-photons": (
+        "comparison",
+        {"dataset": "ds1-photons", "models": "caloinn,calovae-inn", "n": 100, "hidden": 16},
+    ),
     "student-photons": (
         "student",
         {
@@ -57,6 +72,12 @@ SMALL = {
         },
     ),
 }
+
+FIGURES = {
+    **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
+    **{"evaluations": 4, "comparison": 5},
+}
+"""At least so many on a page of each kind."""
 
 
 def tagged(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -98,8 +119,7 @@ def test_a_notebook_runs_with_other_parameters(kind, parameters, tmp_path, check
     executed = nbformat.read(page, as_version=4)
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    least = {"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14}
-    assert len(figures) >= least[kind]
+    assert len(figures) >= FIGURES[kind]
     title = executed.cells[0].source.splitlines()[0]
     assert title == f"# {WALKS[kind](**chosen).title()}"
     found = load_results(tmp_path / "results")
@@ -138,8 +158,9 @@ def test_a_failing_notebook_leaves_no_page_but_what_it_reached(tmp_path, checkou
         ("model", {"model": "calomaybe", "dataset": "ds2"}, "calomaybe"),
         ("hardware", {"model": "caloflow-teacher", "dataset": "ds2", "target": "abacus"}, "abacus"),
         ("power", {"dataset": "ds2", "metrics": "pcc, entropy"}, "entropy"),
+        ("evaluations", {"dataset": "ds2", "models": "caloinn", "solvers": "rk9"}, "rk9"),
     ],
-    ids=["dataset", "unknown parameter", "number", "model", "target", "metric"],
+    ids=["dataset", "unknown parameter", "number", "model", "target", "metric", "solver"],
 )
 def test_impossible_parameters_are_refused_before_anything_runs(kind, parameters, told, tmp_path):
     with pytest.raises(UsageError, match=told):

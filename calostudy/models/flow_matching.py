@@ -100,10 +100,10 @@ RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
 """By size, dataset and network."""
 
 SAMPLINGS = {
-    ENERGIES: Sampling("midpoint", 32),
-    VOXELS: Sampling("midpoint", 16),
+    "paper": {ENERGIES: Sampling("midpoint", 32), VOXELS: Sampling("midpoint", 16)},
+    "embedded": {ENERGIES: Sampling("midpoint", 32), VOXELS: Sampling("midpoint", 8)},
 }
-"""By network."""
+"""By size and network; `calostudy.evaluations` measures what others do."""
 
 
 def _eager(network: nn.Module, precision: str) -> nn.Module:
@@ -125,7 +125,7 @@ class FlowMatching(Diffusion):
 
     @property
     def samplings(self) -> Mapping[str, Sampling]:
-        return SAMPLINGS
+        return SAMPLINGS[self.size]
 
     def recipe(self, network: str) -> TrainingRecipe:
         return RECIPES[self.size][self.dataset.name][network]

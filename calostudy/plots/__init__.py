@@ -15,7 +15,8 @@ from calostudy.plots.comparison import (
     response_by_energy,
 )
 from calostudy.plots.diagnosis import importance_images, layer_shares
-from calostudy.plots.displays import event_displays, layer_images
+from calostudy.plots.displays import event_displays, gallery, layer_images
+from calostudy.plots.evaluations import quality_by_evaluations
 from calostudy.plots.forms import moved_showers, point_cloud, segmentation_images
 from calostudy.plots.geometry import front_view, in_space
 from calostudy.plots.learning import learning_curve
@@ -57,6 +58,7 @@ __all__ = [
     "evaluation",
     "event_displays",
     "front_view",
+    "gallery",
     "importance_images",
     "in_space",
     "incident_energies",
@@ -76,6 +78,7 @@ __all__ = [
     "point_cloud",
     "power_by_showers",
     "power_by_strength",
+    "quality_by_evaluations",
     "ratio_grid",
     "ratio_panel",
     "response_against_energy",

@@ -109,29 +109,64 @@ def event_displays(showers: Showers, events: Sequence[int], title: str = "") -> 
     return figure
 
 
+def gallery(samples: Mapping[str, Showers]) -> Figure:
+    """The first shower of each sample, all on one scale of energies: a row of layers for each, or
+    cells in space for a calorimeter of many layers."""
+    first = next(iter(samples.values()))
+    norm = log_norm(np.concatenate([showers.cells[0] for showers in samples.values()]))
+    layers = first.calorimeter.layers
+    if len(layers) > 7:
+        rows = -(-len(samples) // 3)
+        figure = plt.figure(figsize=(13, 3.9 * rows), layout="constrained")
+        for place, (name, showers) in enumerate(samples.items(), 1):
+            axis = figure.add_subplot(rows, 3, place, projection="3d")
+            drawn = _cells_in_space(axis, showers, 0, norm)
+            axis.set_title(f"{name}: {np.count_nonzero(showers.cells[0]):,} cells hit")
+        figure.colorbar(drawn, ax=figure.axes, label="MeV", shrink=0.4, pad=0.03)
+    else:
+        size = (2.5 * len(layers) + 0.8, 2.4 * len(samples))
+        figure, axes = plt.subplots(
+            len(samples), len(layers), figsize=size, squeeze=False, layout="constrained"
+        )
+        reach = [reach_of(layer, first.layer(column)) for column, layer in enumerate(layers)]
+        for row, (name, showers) in zip(axes, samples.items(), strict=True):
+            for column, (axis, layer) in enumerate(zip(row, layers, strict=True)):
+                image = _masked(showers.layer(column)[0])
+                mesh = draw_cells(axis, layer, image, norm, reach[column])
+                axis.set_title(f"{name}, layer {layer.id}", fontsize="small")
+        figure.colorbar(mesh, ax=axes, label="MeV", pad=0.01, shrink=0.6)
+    figure.suptitle(f"{first.incident_energy[0] / 1e3:.1f} GeV")
+    return figure
+
+
 def _displays_in_space(showers: Showers, events: Sequence[int], title: str) -> Figure:
-    calorimeter = showers.calorimeter
     figure = plt.figure(figsize=(4.6 * len(events), 4.4), layout="constrained")
-    middle = np.array([np.mean(layer.depth) for layer in calorimeter.layers])
     for place, event in enumerate(events):
         axis = figure.add_subplot(1, len(events), place + 1, projection="3d")
-        cells = showers.cells[event]
-        hit = np.flatnonzero(cells)
-        hit = hit[np.argsort(cells[hit])]
-        drawn = axis.scatter(
-            middle[calorimeter.layer_index[hit]],
-            calorimeter.eta[hit],
-            calorimeter.phi[hit],
-            c=cells[hit],
-            s=3 + 40 * np.sqrt(cells[hit] / cells.max()),
-            norm=log_norm(cells, 5),
-            cmap=ENERGY_MAP + "_r",
-            alpha=0.75,
-            linewidth=0,
-        )
-        axis.set(xlabel="depth [mm]", ylabel="$\\eta$ [mm]", zlabel="$\\varphi$ [mm]")
-        axis.set_title(f"{showers.incident_energy[event] / 1e3:.1f} GeV, {len(hit)} cells hit")
-        axis.set_box_aspect((2, 1, 1))
+        drawn = _cells_in_space(axis, showers, event, log_norm(showers.cells[event], 5))
+        hit = np.count_nonzero(showers.cells[event])
+        axis.set_title(f"{showers.incident_energy[event] / 1e3:.1f} GeV, {hit} cells hit")
         figure.colorbar(drawn, ax=axis, label="MeV", shrink=0.55, pad=0.08)
     figure.suptitle(title)
     return figure
+
+
+def _cells_in_space(axis, showers: Showers, event: int, norm):
+    calorimeter, cells = showers.calorimeter, showers.cells[event]
+    middle = np.array([np.mean(layer.depth) for layer in calorimeter.layers])
+    hit = np.flatnonzero(cells)
+    hit = hit[np.argsort(cells[hit])]
+    drawn = axis.scatter(
+        middle[calorimeter.layer_index[hit]],
+        calorimeter.eta[hit],
+        calorimeter.phi[hit],
+        c=cells[hit],
+        s=3 + 40 * np.sqrt(cells[hit] / max(cells.max(), 1e-30)),
+        norm=norm,
+        cmap=ENERGY_MAP + "_r",
+        alpha=0.75,
+        linewidth=0,
+    )
+    axis.set(xlabel="depth [mm]", ylabel="$\\eta$ [mm]", zlabel="$\\varphi$ [mm]")
+    axis.set_box_aspect((2, 1, 1))
+    return drawn

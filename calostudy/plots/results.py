@@ -14,9 +14,7 @@ from calostudy.metrics import Score
 from calostudy.plots.style import COLOURS, GEANT4, INK, SURROGATE, label_of, log_axis
 
 
-def loss_curve(
-    log: Mapping[str, Sequence[Mapping[str, float]]], ylabel: str = "negative log-likelihood"
-) -> Figure:
+def loss_curve(log: Mapping[str, Sequence[Mapping[str, float]]], ylabel: str = "loss") -> Figure:
     """Training and validation loss of each network; ``log`` maps network -> epochs as logged.
 
     A positive loss that falls by more than a decade has a logarithmic axis.

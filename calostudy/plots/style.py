@@ -18,7 +18,7 @@ from calostudy.calorimeter import Calorimeter
 
 GEANT4, SURROGATE, THIRD = "#8d99a6", "#c8553d", "#2a6f97"
 INK = "#4a5560"
-COLOURS = (SURROGATE, THIRD, "#588157", "#9d4edd", "#e09f3e")
+COLOURS = (SURROGATE, THIRD, "#588157", "#9d4edd", "#e09f3e", "#3a86c8", "#8d6e63", "#d81b60")
 ENERGY_MAP = "magma"
 
 

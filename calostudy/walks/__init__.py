@@ -1,6 +1,8 @@
 """The kinds of walk that notebooks take, by name."""
 
+from calostudy.walks.comparison import ComparisonWalk
 from calostudy.walks.dataset import DatasetWalk
+from calostudy.walks.evaluations import EvaluationsWalk
 from calostudy.walks.forms import other_forms
 from calostudy.walks.hardware import HardwareWalk
 from calostudy.walks.model import ModelWalk
@@ -9,13 +11,24 @@ from calostudy.walks.student import StudentWalk
 from calostudy.walks.walk import Walk, low_middle_high
 
 WALKS: dict[str, type[Walk]] = {
-    walk.kind: walk for walk in (DatasetWalk, ModelWalk, HardwareWalk, PowerWalk, StudentWalk)
+    walk.kind: walk
+    for walk in (
+        DatasetWalk,
+        ModelWalk,
+        HardwareWalk,
+        PowerWalk,
+        StudentWalk,
+        EvaluationsWalk,
+        ComparisonWalk,
+    )
 }
 """Kind of walk -> its class; the notebook of a kind is ``notebooks/<kind>.ipynb``."""
 
 __all__ = [
     "WALKS",
+    "ComparisonWalk",
     "DatasetWalk",
+    "EvaluationsWalk",
     "HardwareWalk",
     "ModelWalk",
     "PowerWalk",
