@@ -56,7 +56,8 @@ def small(monkeypatch):
             monkeypatch.setitem(structures, name, tiny)
     for size in SIZES:
         monkeypatch.setitem(caloscore.LAYER_WIDTH, size, dict.fromkeys(CaloScore.datasets, 8))
-        monkeypatch.setitem(caloscore.SAMPLING, size, Sampling("ddim", 3))
+        few = dict.fromkeys((LAYERS, VOXELS), Sampling("ddim", 3))
+        monkeypatch.setitem(caloscore.SAMPLING, size, few)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
