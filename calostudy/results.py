@@ -33,7 +33,7 @@ class Result(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Literal["dataset", "model", "hardware", "power", "student"]
+    kind: Literal["dataset", "model", "hardware", "power", "student", "evaluations", "comparison"]
     dataset: str
     source: Literal["simulated", "public"] = "simulated"
     model: str | None = None
