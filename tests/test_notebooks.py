@@ -75,7 +75,7 @@ SMALL = {
 
 FIGURES = {
     **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
-    **{"evaluations": 4, "comparison": 5},
+    **{"evaluations": 2, "comparison": 5},
 }
 """At least so many on a page of each kind."""
 
