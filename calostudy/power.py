@@ -4,7 +4,8 @@
 showers N and every trial, 2 N Geant4 showers of a data set, plants the defects of
 `calostudy.metrics.defects` into N of them and compares those with the other N by the study's
 metrics; without a defect, too. It writes one line per metric. A line that is there is not made
-again: after a kill, the same command finishes the rest.
+again: after a kill, the same command finishes the rest. A file whose name ends in ``.gz`` is
+compressed.
 
 Both halves of a trial are drawn without replacement from all shipped showers, training and
 evaluation together, so that a difference of the two halves' means varies as between two
@@ -16,11 +17,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import io
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -115,13 +119,17 @@ def read_power(path: str | Path) -> pd.DataFrame:
         return pd.DataFrame(columns=FIELDS)
     try:
         table = pd.read_csv(path, keep_default_na=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{path}: not a readable table ({error})") from None
     if tuple(table.columns) != FIELDS:
         raise DataError(
             f"{path}: its columns are {', '.join(table.columns)}, expected {', '.join(FIELDS)}"
         )
     return table
+
+
+# By suffix. Without a time in it: the same lines are the same file.
+_CODECS = {".gz": (partial(gzip.compress, mtime=0), gzip.decompress)}
 
 
 def _append(path: Path, rows: Iterable[dict]) -> None:
@@ -131,9 +139,10 @@ def _append(path: Path, rows: Iterable[dict]) -> None:
     if not path.exists():
         writer.writeheader()
     writer.writerows(rows)
-    before = path.read_text() if path.exists() else ""
+    pack, unpack = _CODECS.get(path.suffix, (bytes, bytes))
+    before = unpack(path.read_bytes()) if path.exists() else b""
     with atomic_path(path) as temporary:
-        temporary.write_text(before + text.getvalue())
+        temporary.write_bytes(pack(before + text.getvalue().encode()))
 
 
 # ---- the measurement ----------------------------------------------------------------------------

@@ -171,9 +171,11 @@ def shown(rows: Sequence[dict] | pd.DataFrame, caption: str = ""):
 
 
 def measured(name: str) -> pd.DataFrame:
-    """A table measured here by a documented command, ``data/measured/<name>.csv``."""
+    """A table measured here by a documented command, ``data/measured/<name>.csv`` or, if it is
+    long, ``<name>.csv.gz``."""
     path = data_dir() / "measured" / f"{name}.csv"
-    return pd.read_csv(path, comment="#")
+    packed = path.with_name(f"{path.name}.gz")
+    return pd.read_csv(packed if packed.exists() else path, comment="#")
 
 
 def physics_table() -> list[dict[str, str]]:

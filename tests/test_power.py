@@ -1,5 +1,6 @@
 """The power study is made once, goes on after a stop, and says what a metric sees."""
 
+import gzip
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -97,6 +98,15 @@ def test_more_of_a_plan_adds_lines_and_changes_none(small_data, tmp_path):
     assert sorted(scan["strength"]) == [0.125, 0.25, 0.5, 1.0, 2.0, 4.0]
 
 
+def test_a_compressed_file_has_the_same_lines(small_data, tmp_path):
+    out, packed = tmp_path / "power.csv", tmp_path / "power.csv.gz"
+    for trials in (1, 2):
+        for path in (out, packed):
+            measure(replace(QUICK, trials=trials), path, progress=False)
+    pd.testing.assert_frame_equal(values(packed), values(out))
+    assert gzip.decompress(packed.read_bytes()).count(b"\n") == out.read_text().count("\n")
+
+
 def test_a_scan_goes_to_twice_the_nominal_strength_but_not_beyond_all():
     plan = Plan(sizes=(100,), scan=(50,))
     assert plan.strengths("mode_dropped", 50)[-1] == 20
@@ -178,6 +188,11 @@ def test_a_file_of_something_else_is_refused_and_stays(small_data, tmp_path):
     with pytest.raises(DataError, match=r"power\.csv.*columns are a, b"):
         measure(QUICK, out, progress=False)
     assert out.read_text() == "a,b\n1,2\n"
+    packed = tmp_path / "power.csv.gz"
+    for content in (b"a,b\n", gzip.compress(b"a,b\n" * 9)[:-4]):
+        packed.write_bytes(content)
+        with pytest.raises(DataError, match=r"power\.csv\.gz"):
+            measure(QUICK, packed, progress=False)
 
 
 # ---- what is made of it -------------------------------------------------------------------------
