@@ -95,7 +95,7 @@ class PowerWalk(Walk):
         return discriminations(pd.DataFrame(lines).astype({"value": float}))
 
     def shipped(self) -> pd.DataFrame:
-        """The discriminations of ``data/measured/power.csv.gz``, without lines for other data sets."""
+        """The shipped discriminations (``data/measured/power.csv.gz``) of this data set."""
         table = measured("power")
         return discriminations(table[table["dataset"] == self.dataset])
 
