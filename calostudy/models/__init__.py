@@ -9,6 +9,7 @@ from calostudy.models.calodiffusion import CaloDiffusion
 from calostudy.models.caloflow import CaloFlowTeacher
 from calostudy.models.caloflow_student import CaloFlowStudent
 from calostudy.models.caloinn import CaloINN
+from calostudy.models.calopointflow import CaloPointFlow
 from calostudy.models.caloscore import CaloScore
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.calovae_inn import CaloVAEINN
@@ -36,6 +37,7 @@ MODELS: dict[str, type[Surrogate]] = {
         CaloScoreDistilled,
         CaloScoreSingleShot,
         FlowMatching,
+        CaloPointFlow,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""
