@@ -177,6 +177,17 @@ def train(
     return surrogate
 
 
+def validation_losses(surrogate: Surrogate, showers: Showers, seed: int) -> dict[str, float]:
+    """The loss by trained network that a training with this seed would give the present weights,
+    on the showers that it sets aside, with the random numbers of every validation."""
+    found = {}
+    with torch.random.fork_rng(devices=[]):
+        for index, name in enumerate(surrogate.trained_networks):
+            fit = _Fit(surrogate, name, surrogate.recipe(name), showers, [seed, index])
+            found[name] = fit.validation()["validation_loss"]
+    return found
+
+
 @dataclass
 class _State:
     """Where a training stands: the network at work, its next epoch, and what both have come to."""
@@ -331,18 +342,23 @@ def _moving_average(network: nn.Module, decay: float | None) -> AveragedModel | 
 
 def _signature(surrogate, showers: Showers, recipes, seed: int) -> dict[str, Any]:
     """What the weights depend on; a resume has to agree with it."""
-    content = hashlib.sha256(np.ascontiguousarray(showers.incident_energy).tobytes())
-    content.update(np.ascontiguousarray(showers.cells).tobytes())
     signature = {
         "seed": seed,
         "initial_seed": surrogate.seed,
         "model": str(surrogate),
         "recipes": {name: _recorded(recipe) for name, recipe in recipes.items()},
         "showers": len(showers),
-        "showers_sha256": content.hexdigest(),
+        "showers_sha256": showers_sha256(showers),
         **surrogate.training_origin(),
     }
     return json.loads(json.dumps(signature))
+
+
+def showers_sha256(showers: Showers) -> str:
+    """SHA-256 of incident energies and cells, as in the card of a training on them."""
+    content = hashlib.sha256(np.ascontiguousarray(showers.incident_energy).tobytes())
+    content.update(np.ascontiguousarray(showers.cells).tobytes())
+    return content.hexdigest()
 
 
 def _recorded(recipe: TrainingRecipe) -> dict[str, Any]:

@@ -134,6 +134,10 @@ class CaloFlow(Surrogate):
         return {"paper": torch.float64, "embedded": torch.float32}[self.size]
 
     @property
+    def storage(self) -> torch.dtype:
+        return torch.int8 if self.embedded else super().storage
+
+    @property
     def preparation(self) -> Preparation:
         return PREPARATION[self.dataset.calorimeter.name]
 

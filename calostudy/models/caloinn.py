@@ -138,6 +138,10 @@ class CaloINN(Surrogate):
         return 1
 
     @property
+    def storage(self) -> torch.dtype:
+        return torch.int8 if self.embedded else super().storage
+
+    @property
     def structure(self) -> CouplingStructure:
         """The hyperparameters of the flow."""
         return STRUCTURE[self.size][self.dataset.name]

@@ -20,14 +20,13 @@ from calostudy.datasets import Dataset
 from calostudy.datasets import dataset as catalogue_entry
 from calostudy.errors import DataError, UsageError
 from calostudy.files import atomic_path
+from calostudy.models.storage import restore, same_shapes, stored
 from calostudy.samplers.compiled import Compiled, checked_precision
 from calostudy.showers import Showers
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 
-# What nflows' masked layers keep beside their weights: construction gives it back.
-_REBUILT = ("mask", "degrees")
 _CONSTANTS = "constants"
 
 
@@ -95,7 +94,7 @@ class Surrogate(ABC):
 
     @property
     def storage(self) -> torch.dtype:
-        """Precision of the weights on disk."""
+        """Precision of the weights on disk, as for `calostudy.models.storage.stored`."""
         return {"paper": torch.float32, "embedded": torch.float16}[self.size]
 
     @abstractmethod
@@ -222,7 +221,7 @@ class Surrogate(ABC):
     def fingerprint(self) -> str:
         """SHA-256 of all that the showers depend on: weights, buffers and constants."""
         digest = hashlib.sha256()
-        states = [_stored(net, self.precision) for net in self.networks.values()]
+        states = [stored(net, self.precision) for net in self.networks.values()]
         states.append(self.constants)
         for tensor in (state[key] for state in states for key in sorted(state)):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -230,9 +229,7 @@ class Surrogate(ABC):
 
     def round_weights(self, network: str) -> None:
         """Round the parameters of a network to the precision that they have on disk."""
-        with torch.no_grad():
-            for parameter in self.networks[network].parameters():
-                parameter.copy_(parameter.to(self.storage))
+        restore(self.networks[network], stored(self.networks[network], self.storage))
 
     def save(self, directory: str | Path, card: Mapping[str, Any] | None = None) -> Path:
         """Write the weights and `card.json` into a directory, whole or not at all.
@@ -245,7 +242,7 @@ class Surrogate(ABC):
         state = {
             f"{name}.{key}": tensor
             for name, network in self.networks.items()
-            for key, tensor in _stored(network, self.storage).items()
+            for key, tensor in stored(network, self.storage).items()
         }
         state.update({f"{_CONSTANTS}.{key}": tensor for key, tensor in self.constants.items()})
         with atomic_path(directory / WEIGHTS) as path:
@@ -287,8 +284,8 @@ class Surrogate(ABC):
                 group, _, rest = key.partition(".")
                 groups[group][rest] = tensor
             for name, network in self.networks.items():
-                _restore(network, groups[name])
-            _same_shapes(groups[_CONSTANTS], self.constants)
+                restore(network, groups[name])
+            same_shapes(groups[_CONSTANTS], self.constants)
         except KeyError as error:
             raise DataError(f"{path}: not the weights of {self} ({error.args[0]})") from None
         self.constants, self.weights_sha256 = groups[_CONSTANTS], found
@@ -314,54 +311,6 @@ def read_card(directory: str | Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"{path}: not a model card, it lacks {', '.join(missing)}")
     return card
-
-
-def _masks(network: nn.Module) -> dict[str, Tensor]:
-    """For each masked weight, which of its entries take part."""
-    return {
-        f"{name}.weight": module.mask.bool()
-        for name, module in network.named_modules()
-        if hasattr(module, "mask") and hasattr(module, "weight")
-    }
-
-
-def _stored(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state of a network as it goes to disk: parameters in `dtype`, buffers as they are; of
-    a masked weight only the entries that take part."""
-    masks, parameters = _masks(network), dict(network.named_parameters())
-    stored = {}
-    for key, tensor in network.state_dict().items():
-        if key.rpartition(".")[2] in _REBUILT:
-            continue
-        tensor = tensor[masks[key]] if key in masks else tensor
-        stored[key] = (tensor.to(dtype) if key in parameters else tensor).contiguous()
-    return stored
-
-
-def _restore(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
-    """Inverse of `_stored`, in the network's own precision. Raises KeyError unless all fits."""
-    masks = _masks(network)
-    state = {
-        key: tensor
-        for key, tensor in network.state_dict().items()
-        if key.rpartition(".")[2] not in _REBUILT
-    }
-    _same_shapes(stored, {k: t[masks[k]] if k in masks else t for k, t in state.items()})
-    for key, tensor in state.items():
-        if key in masks:
-            tensor.zero_()
-            tensor[masks[key]] = stored[key].to(tensor.dtype)
-        else:
-            tensor.copy_(stored[key])
-
-
-def _same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    for key in sorted({*found, *wanted}):
-        if key not in wanted or key not in found:
-            raise KeyError(f"{key} is {'missing' if key in wanted else 'unexpected'}")
-        if found[key].shape != wanted[key].shape:
-            shapes = f"{tuple(found[key].shape)}, expected {tuple(wanted[key].shape)}"
-            raise KeyError(f"{key} has shape {shapes}")
 
 
 def _sha256(path: Path) -> str:
