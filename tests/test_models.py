@@ -20,6 +20,7 @@ from calostudy.datasets import load
 from calostudy.errors import DataError, UsageError
 from calostudy.models import caloflow
 from calostudy.models.caloflow import LAYERS, VOXELS
+from calostudy.models.dd_arm import DDARM
 from calostudy.models.diffusion import Diffusion
 from calostudy.samplers.noise import normal
 
@@ -194,8 +195,8 @@ def response(showers):
 @pytest.mark.parametrize("name", TRAINED, ids="/".join)
 def test_shipped_weights_give_showers_like_the_simulated_ones(name):
     surrogate = models.load(models.shipped_weights(*name))
-    # Those that go from noise to showers in many steps take their time.
-    count = 150 if isinstance(surrogate, Diffusion) else 500
+    # Many steps and many cells take their time.
+    count = 150 if isinstance(surrogate, Diffusion | DDARM) else 500
     reference = load(name[1], "evaluation", rows=slice(0, count))
     reference = reference.above_threshold(surrogate.dataset.threshold)
     generated = surrogate.sample(reference.incident_energy, seed=11)

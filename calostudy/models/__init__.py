@@ -13,6 +13,7 @@ from calostudy.models.calopointflow import CaloPointFlow
 from calostudy.models.caloscore import CaloScore
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.calovae_inn import CaloVAEINN
+from calostudy.models.dd_arm import DDARM, DDARMUnaware
 from calostudy.models.flow_matching import FlowMatching
 from calostudy.models.icaloflow import ICaloFlowTeacher
 from calostudy.models.icaloflow_student import ICaloFlowStudent
@@ -38,6 +39,8 @@ MODELS: dict[str, type[Surrogate]] = {
         CaloScoreSingleShot,
         FlowMatching,
         CaloPointFlow,
+        DDARM,
+        DDARMUnaware,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""
