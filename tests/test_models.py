@@ -68,6 +68,9 @@ def test_catalogue_counts_what_would_be_trained():
     rows = {(r["model"], r["dataset"], r["size"]): r for r in models.catalogue()}
     expected = sum(len(family.datasets) * len(family.sizes) for family in models.MODELS.values())
     assert len(rows) == expected and {key[2] for key in rows} == {"paper", "embedded"}
+    families = models.MODELS.values()
+    assert len(rows) == sum(len(family.datasets) * len(family.sizes) for family in families)
+    assert {key[2] for key in rows} == {"paper", "embedded"}
     networks = models.build(*EPLUS).networks
     counted = {k: sum(p.numel() for p in net.parameters()) for k, net in networks.items()}
     row = rows[EPLUS]

@@ -5,6 +5,7 @@ from typing import Any
 
 from calostudy.datasets import DATASETS
 from calostudy.errors import UsageError
+from calostudy.models.calo_vq import CaloVQ
 from calostudy.models.calodiffusion import CaloDiffusion
 from calostudy.models.caloflow import CaloFlowTeacher
 from calostudy.models.caloflow_student import CaloFlowStudent
@@ -14,12 +15,14 @@ from calostudy.models.caloscore import CaloScore
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.calovae_inn import CaloVAEINN
 from calostudy.models.dd_arm import DDARM, DDARMUnaware
+from calostudy.models.dnn_calosim import DNNCaloSim
 from calostudy.models.flow_matching import FlowMatching
 from calostudy.models.icaloflow import ICaloFlowTeacher
 from calostudy.models.icaloflow_student import ICaloFlowStudent
 from calostudy.models.l2lflows import L2LFlows
 from calostudy.models.l2lflows_maf import L2LFlowsMAF
 from calostudy.models.surrogate import CARD, WEIGHTS, Surrogate, read_card
+from calostudy.models.vq_transformer import VQTransformer
 from calostudy.paths import data_dir
 
 MODELS: dict[str, type[Surrogate]] = {
@@ -41,6 +44,9 @@ MODELS: dict[str, type[Surrogate]] = {
         CaloPointFlow,
         DDARM,
         DDARMUnaware,
+        DNNCaloSim,
+        CaloVQ,
+        VQTransformer,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""

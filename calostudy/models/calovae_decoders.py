@@ -7,8 +7,10 @@ what a decoder says of each cell, `lowest` the logarithm of the fraction at the 
 in a layer without energy.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -149,3 +151,27 @@ class Hits:
     def _below(lowest: Tensor, mean: Tensor, width: Tensor) -> Tensor:
         """The threshold in units of the distribution, but not so far that it has no hits."""
         return ((lowest - mean) / width).clamp(-20.0, 5.0)
+
+
+def ring_moments(
+    decoder: Fractions | Hits, parts: Iterable[Tensor], rings: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Where a decoder's numbers begin in each ring of cells and their spread, both (R, outputs).
+
+    parts: the fractions (N, V) of the training showers, piece by piece; rings: which ring of its
+    layer each cell is in, counted through all layers (V,).
+    """
+    moments, showers = np.zeros((3, len(rings))), 0
+    for fractions in parts:
+        values, weight = decoder.values(fractions)
+        sums = (weight, weight * values, weight * values.square())
+        moments += np.array([each.sum(dim=0).numpy() for each in sums])
+        showers += len(fractions)
+    found = torch.as_tensor(np.array([np.bincount(rings, sums) for sums in moments]))
+    size = torch.as_tensor(np.bincount(rings)) * showers
+    # A ring with fewer hits is taken for an average one.
+    few = torch.where(found[0] < 10.0, 1.0, 0.0)
+    count, first, second = found + few * 10.0 * found.sum(1, keepdim=True) / found[0].sum()
+    mean = first / count
+    deviation = (second / count - mean.square()).clamp_min(1e-2).sqrt()
+    return decoder.norm(found[0] / size, mean, deviation)

@@ -40,7 +40,7 @@ from torch import Tensor
 from calostudy import preprocessing as pre
 from calostudy.energies import GEV
 from calostudy.models.caloinn import Logit
-from calostudy.models.calovae_decoders import EMPTY, Fractions, Hits, Limits
+from calostudy.models.calovae_decoders import EMPTY, Fractions, Hits, Limits, ring_moments
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.spline import SplineSettings
@@ -194,23 +194,15 @@ class CaloVAEINN(Surrogate):
         autoencoder and are set when the flow's training is prepared."""
         if self.structure.scaled:
             return
-        moments, conditions = np.zeros((3, len(self._rings))), []
-        for batch in self._batches(showers):
-            values, weight = self.decoder.values(self._fractions(batch).double())
-            sums = (weight, weight * values, weight * values.square())
-            moments += np.array([each.sum(dim=0).numpy() for each in sums])
-            given = self._conditions(batch["incident"], self._energies(batch))
-            conditions.append(given[:, 1:])
-        rings = torch.as_tensor(np.array([np.bincount(self._rings, sums) for sums in moments]))
-        size = torch.as_tensor(np.bincount(self._rings)) * len(showers)
-        # A ring with fewer hits is taken for an average one.
-        few = torch.where(rings[0] < 10.0, 1.0, 0.0)
-        count, first, second = rings + few * 10.0 * rings.sum(1, keepdim=True) / rings[0].sum()
-        mean = first / count
-        deviation = (second / count - mean.square()).clamp_min(1e-2).sqrt()
-        centre, spread = self.decoder.norm(rings[0] / size, mean, deviation)
-        given = torch.cat(conditions)
-        found = {"cells": (centre, spread), "conditions": (given.mean(0), given.std(0))}
+        given = torch.cat(
+            [
+                self._conditions(batch["incident"], self._energies(batch))[:, 1:]
+                for batch in self._batches(showers)
+            ]
+        )
+        parts = (self._fractions(batch).double() for batch in self._batches(showers))
+        cells = ring_moments(self.decoder, parts, self._rings)
+        found = {"cells": cells, "conditions": (given.mean(0), given.std(0))}
         self._set_constants(found)
 
     def _set_constants(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
