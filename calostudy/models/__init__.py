@@ -21,6 +21,7 @@ from calostudy.models.icaloflow import ICaloFlowTeacher
 from calostudy.models.icaloflow_student import ICaloFlowStudent
 from calostudy.models.l2lflows import L2LFlows
 from calostudy.models.l2lflows_maf import L2LFlowsMAF
+from calostudy.models.supercalo import SuperCalo
 from calostudy.models.surrogate import CARD, WEIGHTS, Surrogate, read_card
 from calostudy.models.vq_transformer import VQTransformer
 from calostudy.paths import data_dir
@@ -47,6 +48,7 @@ MODELS: dict[str, type[Surrogate]] = {
         DNNCaloSim,
         CaloVQ,
         VQTransformer,
+        SuperCalo,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""
