@@ -10,6 +10,7 @@ from calostudy.models.calodiffusion import CaloDiffusion
 from calostudy.models.caloflow import CaloFlowTeacher
 from calostudy.models.caloflow_student import CaloFlowStudent
 from calostudy.models.caloinn import CaloINN
+from calostudy.models.caloman import CaloMan
 from calostudy.models.calopointflow import CaloPointFlow
 from calostudy.models.caloscore import CaloScore
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
@@ -49,6 +50,7 @@ MODELS: dict[str, type[Surrogate]] = {
         CaloVQ,
         VQTransformer,
         SuperCalo,
+        CaloMan,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""
