@@ -42,13 +42,26 @@ def segmentation(inner: tuple[int, int], middle: tuple[int, int]) -> Calorimeter
             listed = ", ".join(f"{a}x{b}" for a, b in known)
             raise UsageError(f"no {what} layer of {size}; there are {listed}")
     finest = calorimeter("segmentations")
-    layers = tuple(
-        Layer(layer.id, layer.view, tuple(map(_edges, layer.edges, size)), layer.depth)
-        for layer, size in zip(finest.layers, (inner, middle, OUTER), strict=True)
-    )
+    layers = tuple(coarse_layer(*each) for each in enumerate((inner, middle, OUTER)))
     name = "segmentation-" + "-".join(f"{a}x{b}" for a, b in (inner, middle))
     title = f"Segmentation {inner[0]} x {inner[1]}, {middle[0]} x {middle[1]}, 24 x 24"
     return Calorimeter(name, title, finest.file_format, layers, finest.source)
+
+
+def coarse_layer(number: int, size: tuple[int, int]) -> Layer:
+    """Layer 0, 1 or 2 with this size, also one that the paper does not have.
+
+    >>> coarse_layer(1, (24, 12)).shape
+    (24, 12)
+
+    Raises:
+        UsageError: no such cells follow by adding the finest ones.
+    """
+    layer = calorimeter("segmentations").layers[number]
+    for count, finest in zip(size, layer.shape, strict=True):
+        if count < 1 or (finest % count and count != 36):
+            raise UsageError(f"no layer of {size} follows from one of {layer.shape}")
+    return Layer(layer.id, layer.view, tuple(map(_edges, layer.edges, size)), layer.depth)
 
 
 def _edges(finest: np.ndarray, count: int) -> np.ndarray:

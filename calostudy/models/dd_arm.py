@@ -18,7 +18,8 @@ category stands for the mean energy of the cells in it, not for its square. Show
 while training, and of each one some cells take part, those close to the axis more often.
 
 `dd-arm-unaware` is the same network without sizes: it sees each cell as of one size and places in
-numbers of cells. `LEFT_OUT` are the segmentations that no embedded network has seen.
+numbers of cells. `LEFT_OUT` are the segmentations that no embedded network has seen, `ADDED` those
+that it has seen beside the paper's.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +44,7 @@ from calostudy.networks.spiral import Spiral, sizeless
 from calostudy.samplers.autoregressive import plain, triangular
 from calostudy.samplers.noise import uniform
 from calostudy.samplers.tiles import in_tiles
-from calostudy.segmentations import INNER, MIDDLE, OUTER, segmentation
+from calostudy.segmentations import INNER, MIDDLE, OUTER, coarse_layer, segmentation
 from calostudy.showers import Showers
 
 LAYERS = ("inner", "middle", "outer")
@@ -62,6 +63,16 @@ LEFT_OUT: dict[str, tuple[tuple[int, int], ...]] = {
     "outer": (),
 }
 """Sizes that no network of size `embedded` is trained on."""
+
+ADDED: dict[str, tuple[tuple[int, int], ...]] = {
+    "inner": ((96, 4), (96, 12), (96, 48)),
+    "middle": ((24, 24), (24, 48), (12, 24), (48, 12)),
+    "outer": (),
+}
+"""Sizes that the paper does not have and networks of size `embedded` are trained on, too."""
+
+FINEST = (INNER[-1], MIDDLE[2], OUTER)
+"""Sizes of the data set's own calorimeter."""
 
 CATEGORIES = {"inner": 96, "middle": 144, "outer": 32}
 """Of the energy of a cell: round(sqrt(E / MeV)) is at most one less."""
@@ -89,7 +100,7 @@ RECIPES: dict[str, dict[str, TrainingRecipe]] = {
         name: TrainingRecipe(
             epochs, 32, 3e-3, "cosine", {"rise": 0.1, "end": 1e3}, validation=0.1, average=0.998
         )
-        for name, epochs in (("inner", 120), ("middle", 120), ("outer", 40))
+        for name, epochs in (("inner", 90), ("middle", 110), ("outer", 30))
     },
 }
 """By size and network."""
@@ -103,20 +114,14 @@ cell."""
 def path(layer: int, size: tuple[int, int], aware: bool) -> tuple[Spiral, Tensor]:
     """The cells of a layer of this size on the spiral, and for each of the finest cells the place
     of its cell on it."""
-    sizes = (*(INNER[0], MIDDLE[0])[:layer], size, *(INNER[0], MIDDLE[0])[layer + 1 :])
-    coarse = segmentation(*sizes[:2]).layers[layer]
+    coarse, finest = coarse_layer(layer, size), coarse_layer(layer, FINEST[layer])
     spiral = Spiral(coarse if aware else sizeless(coarse))
-    finest = _finest().layers[layer]
     rows, columns = (
         np.searchsorted(edges, 0.5 * (f[:-1] + f[1:]), side="right") - 1
         for edges, f in zip(coarse.edges, finest.edges, strict=True)
     )
     cells = rows[:, None] * coarse.shape[1] + columns
     return spiral, torch.as_tensor(spiral.rank[cells.ravel()])
-
-
-def _finest() -> Calorimeter:
-    return segmentation(INNER[-1], MIDDLE[2])
 
 
 class DDARM(Surrogate):
@@ -133,8 +138,10 @@ class DDARM(Surrogate):
 
     def trained_on(self, network: str) -> tuple[tuple[int, int], ...]:
         """The sizes of a layer that its network is trained on."""
-        left_out = LEFT_OUT[network] if self.embedded else ()
-        return tuple(size for size in SEGMENTATIONS[network] if size not in left_out)
+        published = SEGMENTATIONS[network]
+        if not self.embedded:
+            return published
+        return tuple(s for s in published if s not in LEFT_OUT[network]) + ADDED[network]
 
     def recipe(self, network: str) -> TrainingRecipe:
         return RECIPES[self.size][network]
@@ -305,7 +312,7 @@ class DDARM(Surrogate):
 
     def _segmentation(self, chosen) -> tuple[tuple, Calorimeter]:
         if chosen is None:
-            return (INNER[-1], MIDDLE[2], OUTER), self.dataset.calorimeter
+            return FINEST, self.dataset.calorimeter
         inner, middle = (tuple(size) for size in chosen)
         return (inner, middle, OUTER), segmentation(inner, middle)
 

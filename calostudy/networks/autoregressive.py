@@ -89,20 +89,36 @@ class SharedCells(nn.Module):
 
     It is the masked convolution that the published layers become when they may look at few cells:
     a cell sees its neighbours that are known, those before it on the spiral, sums over all cells
-    before it, its place and the sizes around it.
+    before it, its place and the sizes around it. Logits are those of a softmax, to which a `trend`
+    adds smooth functions of the category.
     """
 
     def __init__(self, structure: SharedStructure, conditions: int, categories: int):
         super().__init__()
         width = structure.hidden
-        self.first = nn.Linear(FEATURES + NEIGHBOURS + SUMS + conditions, width)
+        self.first = nn.Linear(FEATURES + 2 * NEIGHBOURS + SUMS + conditions, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(structure.layers - 1))
         self.head = nn.Linear(width, categories)
+        self.trend = nn.Linear(width, 3, bias=False)
+        nn.init.zeros_(self.trend.weight)
+
+    @staticmethod
+    def scales(categories: Tensor) -> Tensor:
+        """Two numbers for each category, one that resolves the small and one the large: (2, ...)
+        float64."""
+        return torch.stack([categories.double().log1p(), categories / 8.0])
+
+    def head_weight(self) -> Tensor:
+        """Weight of the logits, trend included: (categories, hidden)."""
+        category = torch.arange(self.head.out_features).to(self.trend.weight)
+        basis = torch.stack([2 * category.log1p(), category / 8, (category / 16).square()], dim=1)
+        return self.head.weight + basis @ self.trend.weight
 
     def forward(self, spiral, categories, conditions, wanted=None) -> Tensor:
         wanted = slice(None) if wanted is None else wanted
         kind, batch = self.first.weight, len(categories)
-        seen = F.pad(categories.to(kind).log1p(), (0, 1))[:, spiral.neighbours[wanted]]
+        scales = F.pad(self.scales(categories), (0, 1)).to(kind)
+        seen = torch.cat([*scales[:, :, spiral.neighbours[wanted]]], dim=2)
         sums = running_sums(spiral, categories)[:, wanted].to(kind)
         cells = seen.shape[1]
         features = spiral.features[wanted].to(kind).expand(batch, -1, -1)
@@ -110,7 +126,7 @@ class SharedCells(nn.Module):
         found = self.first(torch.cat([features, seen, sums, given], dim=2))
         for layer in self.hidden:
             found = layer(gelu(found))
-        return self.head(gelu(found))
+        return F.linear(gelu(found), self.head_weight(), self.head.bias)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -125,16 +141,8 @@ def running_sums(spiral: Spiral, categories: Tensor) -> Tensor:
     eta, phi = spiral.centres.T
     terms = (energy, (categories > 0).double(), energy * eta, energy * phi)
     total, hits, first, second = (F.pad(term.cumsum(dim=1)[:, :-1], (1, 0)) for term in terms)
-    scale = 1.0 / total.clamp_min(1e-6)
-    return torch.stack(
-        [
-            total.log1p() / 4,
-            hits.log1p() / 2,
-            (2 * first * scale).asinh(),
-            (2 * second * scale).asinh(),
-        ],
-        dim=2,
-    )
+    eta, phi = (20 * each / total.clamp_min(1e-6) for each in (first, second))
+    return torch.stack([2 * total.log1p(), 2 * hits.log1p(), eta.asinh(), phi.asinh()], dim=2)
 
 
 def moments(spiral: Spiral, categories: Tensor) -> Tensor:
@@ -146,7 +154,7 @@ def moments(spiral: Spiral, categories: Tensor) -> Tensor:
     mean = share @ spiral.centres
     square = share @ spiral.centres.square() - mean.square()
     width = square.clamp_min(0.0).sqrt().log1p()
-    return torch.cat([total.log1p() / 4, (2 * mean).asinh(), width], dim=1)
+    return torch.cat([2 * total.log1p(), (20 * mean).asinh(), 5 * width], dim=1)
 
 
 def drawn(logits: Tensor, random: Tensor) -> Tensor:

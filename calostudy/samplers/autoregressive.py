@@ -60,16 +60,19 @@ def _(network: SharedCells, dtype: np.dtype) -> Sampler:
     def numbers(tensor):
         return np.ascontiguousarray(tensor.detach().double().numpy().astype(dtype))
 
-    of_features, *rest = network.first.weight.T.split(
-        (FEATURES, NEIGHBOURS, SUMS, network.first.in_features - FEATURES - NEIGHBOURS - SUMS)
-    )
+    parts = [FEATURES, NEIGHBOURS, NEIGHBOURS, SUMS]
+    parts.append(network.first.in_features - sum(parts))
+    of_features, small, large, *rest = network.first.weight.double().T.split(parts)
+    # What the first layer makes of a neighbour: a row for each category.
+    scales = network.scales(torch.arange(network.head.out_features))
+    of_seen = scales[0][:, None] * small[:, None] + scales[1][:, None] * large[:, None]
     layers = list(network.hidden)
     width = network.first.out_features
     hidden = torch.stack([layer.weight.T for layer in layers] or [torch.empty(0, width)])
     bias = torch.stack([layer.bias for layer in layers] or [torch.empty(width)])
-    weights = [numbers(each) for each in (*rest, hidden, bias)]
-    weights += [numbers(network.head.weight.T), numbers(network.head.bias)]
-    logs = np.log1p(np.arange(network.head.out_features)).astype(dtype)
+    head = copy.deepcopy(network).double().head_weight()
+    weights = [numbers(each) for each in (of_seen, *rest, hidden, bias)]
+    weights += [numbers(head.T), numbers(network.head.bias)]
     of_features, bias = of_features.detach().double(), network.first.bias.detach().double()
     static: dict[Spiral, np.ndarray] = {}
 
@@ -79,7 +82,7 @@ def _(network: SharedCells, dtype: np.dtype) -> Sampler:
         if spiral not in static:
             static[spiral] = numbers(spiral.features.double() @ of_features + bias)
         found = np.zeros(random.shape, np.int64)
-        tables = (static[spiral], spiral.neighbours.numpy(), spiral.centres.numpy(), logs)
+        tables = (static[spiral], spiral.neighbours.numpy(), spiral.centres.numpy())
 
         def part(rows):
             draw_cells(conditions[rows], random[rows], found[rows], *tables, *weights)

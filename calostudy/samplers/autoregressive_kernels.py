@@ -78,18 +78,19 @@ def add_products(h, weights, x):
 @njit(cache=True, nogil=True, fastmath=FAST)
 def draw_cells(
     conditions, random, found,
-    static, neighbours, centres, logs,
+    static, neighbours, centres,
     of_seen, of_sums, of_conditions, hidden, hidden_bias, head, head_bias,
 ):  # fmt: skip
     """Fill found (N, n) with categories, from conditions (N, C) and uniform numbers (N, n).
 
-    static (n, H): what the first layer makes of the features of a cell; logs (K,): log1p of the
-    categories; weights of the first layer of_seen (M, H), of_sums (4, H), of_conditions (C, H);
-    hidden (L, H, H) and head (H, K) as (inputs, outputs).
+    static (n, H): what the first layer makes of the features of a cell; of_seen (M, K, H): of a
+    neighbour of each category; its weights of_sums (4, H) and of_conditions (C, H); hidden
+    (L, H, H) and head (H, K) as (inputs, outputs).
     """
     cells, width = static.shape
     kinds = head.shape[1]
     kind = static.dtype.type
+    one = kind(1)
     h, other = np.empty(width, static.dtype), np.empty(width, static.dtype)
     logits, weight = np.empty(kinds, static.dtype), np.empty(kinds)
     given, wide = np.empty(width, static.dtype), np.empty(width)
@@ -107,12 +108,12 @@ def draw_cells(
             for m in range(neighbours.shape[1]):
                 place = neighbours[cell, m]
                 if place < cells and own[place] > 0:
-                    add(h, of_seen[m], logs[own[place]])
+                    add(h, of_seen[m, own[place]], one)
             if energy > 0:
-                add(h, of_sums[0], kind(np.log1p(energy) / 4))
-                add(h, of_sums[1], kind(np.log1p(hits) / 2))
-                add(h, of_sums[2], kind(np.arcsinh(2 * eta / energy)))
-                add(h, of_sums[3], kind(np.arcsinh(2 * phi / energy)))
+                add(h, of_sums[0], kind(2 * np.log1p(energy)))
+                add(h, of_sums[1], kind(2 * np.log1p(hits)))
+                add(h, of_sums[2], kind(np.arcsinh(20 * eta / energy)))
+                add(h, of_sums[3], kind(np.arcsinh(20 * phi / energy)))
             for layer in range(len(hidden)):
                 activate(h, wide, bits, power)
                 other[:] = hidden_bias[layer]
