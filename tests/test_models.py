@@ -22,6 +22,7 @@ from calostudy.models import caloflow
 from calostudy.models.caloflow import LAYERS, VOXELS
 from calostudy.models.dd_arm import DDARM
 from calostudy.models.diffusion import Diffusion
+from calostudy.preprocessing import normalise_layers
 from calostudy.samplers.noise import normal
 
 EPLUS = ("caloflow-teacher", "calogan-eplus", "embedded")
@@ -111,6 +112,28 @@ def test_samples_are_showers_and_do_not_depend_on_the_batch(small, name):
     showers = assert_samples_are_showers(surrogate, np.linspace(2e3, 9e4, 7), cuts=(1, 4))
     assert showers.cells[showers.cells > 0].min() >= caloflow.SMALLEST_CELL
     assert (showers.overflow is None) == (name != "calogan-eplus")
+
+
+def test_no_voxel_has_more_of_its_layer_than_any_turned_shower_of_the_training(small):
+    surrogate = models.build("caloflow-teacher", "ds1-photons")
+    slices, rows = surrogate.dataset.calorimeter.slices, slice(0, 30)
+    sample = load("ds1-photons", "train", rows=rows)
+    surrogate.fit_constants(sample)
+    largest = surrogate.constants["flow-II.largest"]
+    turned = torch.as_tensor(sample.cells)[:, surrogate.symmetries].flatten(0, 1)
+    torch.testing.assert_close(largest, normalise_layers(turned, slices).amax(dim=0))
+    # the hardest hit voxel, had no shower of the training hit it
+    shaken(surrogate)
+    energies = np.geomspace(1e3, 6e4, 50)
+    free = surrogate.sample(energies)
+    hardest = slices[1].start + free.cells[:, slices[1]].sum(axis=0).argmax()
+    largest[hardest] = 0.0
+    bounded = surrogate.sample(energies)
+    assert free.cells[:, hardest].any() and not bounded.cells[:, hardest].any()
+    # its energy goes to the others of the layer, but for what stays below the threshold
+    kept, before = bounded.layer_energies(), free.layer_energies()
+    np.testing.assert_allclose(kept, before, rtol=0.01, atol=3.0)
+    assert not models.build("caloflow-teacher", "ds1-photons", "paper").constants
 
 
 def test_both_samplers_give_the_same_showers(small):

@@ -6,11 +6,13 @@ CaloChallenge dataset 1: Krause, Pang & Shih, arXiv:2210.14245). Size `paper` ha
 structure and recipe.
 
 Size `embedded` is the same model made small enough to be trained in half an hour on one processor
-core and ten thousand showers, and no published configuration. Four changes make that possible: what
+core and ten thousand showers, and no published configuration. Five changes make that possible: what
 a flow sees is standardised with the mean and the standard deviation of each number in the training
 sample, the splines begin as the identity, showers are turned and mirrored at random while training,
-as the calorimeter allows, and the degrees of flow-II's hidden units are spread over all voxels
-(with fewer units than voxels, nflows' own numbering would look at the first layer only).
+as the calorimeter allows, the degrees of flow-II's hidden units are spread over all voxels (with
+fewer units than voxels, nflows' own numbering would look at the first layer only), and the fraction
+of a voxel that flow-II samples is cut at the largest one in the training sample, however turned: so
+few showers do not teach a flow where its tails end.
 
 The overflow of the CaloGAN calorimeter (energy that missed the cells) is not modelled: generated
 showers have zeros there.
@@ -36,6 +38,7 @@ from calostudy.showers import Showers
 
 LAYERS, VOXELS = "flow-I", "flow-II"
 _MOMENTS = ("mean", "deviation")
+_LARGEST = f"{VOXELS}.largest"
 
 
 SMALLEST_CELL = 0.01
@@ -157,16 +160,18 @@ class CaloFlow(Surrogate):
         """Ways from noise to what a network describes, by name; the first is the default."""
 
     def initial_constants(self) -> dict[str, Tensor]:
-        """Mean and standard deviation of what each flow sees; none in size `paper`."""
+        """Mean and standard deviation of what each flow sees, and the largest fraction of its
+        layer's energy that each voxel has; none in size `paper`."""
         if not self.embedded:
             return {}
         calorimeter = self.dataset.calorimeter
         features = {LAYERS: len(calorimeter.layers), VOXELS: calorimeter.cells}
-        return {
+        constants = {
             f"{network}.{key}": torch.full((n,), value, dtype=torch.float32)
             for network, n in features.items()
             for key, value in zip(_MOMENTS, (0.0, 1.0), strict=True)
         }
+        return constants | {_LARGEST: torch.ones(calorimeter.cells)}
 
     def fit_constants(self, showers: Showers) -> None:
         if not self.embedded:
@@ -177,6 +182,14 @@ class CaloFlow(Surrogate):
             self.constants[f"{network}.mean"] = values.mean(dim=0).float()
             # A voxel that is empty in every shower has no spread to divide by.
             self.constants[f"{network}.deviation"] = values.std(dim=0).clamp_min(1e-3).float()
+        self.constants[_LARGEST] = self._largest_fractions(showers)
+
+    def _largest_fractions(self, showers: Showers) -> Tensor:
+        """The largest fraction (V,) of a layer's energy that each voxel has in any of the showers,
+        however they are turned."""
+        cells = torch.as_tensor(np.asarray(showers.cells, np.float32))
+        largest = pre.normalise_layers(cells, self.dataset.calorimeter.slices).amax(dim=0)
+        return largest if self.symmetries is None else largest[self.symmetries].amax(dim=0)
 
     def build_networks(self) -> dict[str, Flow]:
         calorimeter = self.dataset.calorimeter
@@ -241,6 +254,8 @@ class CaloFlow(Surrogate):
         energies = self._layer_energies(noise[:, :layers], incident, sampler, precision)
         condition = self._voxel_condition(incident, energies)
         voxels = self._fractions(VOXELS, noise[:, layers:], condition, sampler, precision)
+        if self.embedded:
+            voxels = torch.minimum(voxels, self.constants[_LARGEST].double())
         cells = pre.to_mev(pre.scale_layers(voxels, energies, calorimeter.slices))
         overflow = np.zeros((len(energy), layers)) if calorimeter.name == "calogan" else None
         showers = Showers(calorimeter, energy, cells.numpy().astype(np.float32), overflow)

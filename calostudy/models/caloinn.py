@@ -93,13 +93,13 @@ _DS1 = CouplingStructure(12, 256, 4, SplineSettings(10, 18.0, 1e-3, 1e-3, 1e-3),
 # The authors' example; their showers in the CaloChallenge are of 14 blocks and bound 15.
 _DS2 = CouplingStructure(10, 256, 3, CubicSettings(10, 20.0, 1e-3, 1e-3), by_shower=True)
 _SMALL = CouplingStructure(8, 96, 3, SplineSettings(8, 6.0, 1e-3, 1e-3, 1e-3), by_shower=False)
-_SMALL_DS2 = CouplingStructure(4, 24, 3, CubicSettings(4, 6.0, 1e-3, 1e-3), by_shower=False)
+_SMALL_DS2 = CouplingStructure(4, 16, 3, CubicSettings(4, 6.0, 1e-3, 1e-3), by_shower=False)
 
 STRUCTURE: dict[str, dict[str, CouplingStructure]] = {
     "paper": {"ds1-photons": _DS1, "ds1-pions": _DS1, "ds2": _DS2},
     "embedded": {
         "ds1-photons": _SMALL,
-        "ds1-pions": replace(_SMALL, hidden=64),
+        "ds1-pions": replace(_SMALL, blocks=6, hidden=48),
         "ds2": _SMALL_DS2,
     },
 }

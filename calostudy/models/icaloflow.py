@@ -209,6 +209,10 @@ class ICaloFlow(Surrogate):
     datasets: ClassVar[tuple[str, ...]] = ("ds2", "ds3")
 
     @property
+    def storage(self) -> torch.dtype:
+        return torch.int8 if self.embedded else super().storage
+
+    @property
     def network_evaluations(self) -> int:
         """One of flow-2 or flow-3 for each layer."""
         return len(self.dataset.calorimeter.layers)

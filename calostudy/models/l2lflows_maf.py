@@ -66,6 +66,10 @@ class L2LFlowsMAF(L2LFlows):
         name: (make, _with(make)) for name, make in SAMPLERS.items()
     }
 
+    @property
+    def storage(self) -> torch.dtype:
+        return torch.int8
+
     def recipe(self, network: str) -> TrainingRecipe:
         return super().recipe(network) if network == ENERGIES else RECIPE
 
