@@ -171,7 +171,7 @@ class CaloFlow(Surrogate):
             for network, n in features.items()
             for key, value in zip(_MOMENTS, (0.0, 1.0), strict=True)
         }
-        return constants | {_LARGEST: torch.ones(calorimeter.cells)}
+        return constants | {_LARGEST: torch.ones(calorimeter.cells, dtype=torch.float32)}
 
     def fit_constants(self, showers: Showers) -> None:
         if not self.embedded:
