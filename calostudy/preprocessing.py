@@ -2,7 +2,7 @@
 
 All functions are vectorised over showers, differentiable, keep the dtype of their input and take
 torch tensors. Energies are in units of 100 GeV, the convention of CaloFlow (Krause & Shih,
-arXiv:2106.05285 and arXiv:2110.11377; CaloChallenge version arXiv:2308.11700); `to_units` and
+arXiv:2106.05285 and arXiv:2110.11377; CaloChallenge version arXiv:2210.14245); `to_units` and
 `to_mev` convert. Nothing here gives NaN for an empty layer or an empty shower: a fraction of
 nothing is 0.
 """

@@ -1,10 +1,10 @@
 """Calo-VQ: showers as sequences of codes.
 
-Liu, Wang, Zhu & Zhang (arXiv:2405.06605), on dataset 2. A convolutional autoencoder on the
-cylinder turns a shower into a few vectors, each of which the nearest of a codebook stands for
-(`calostudy.networks.codes`). A small transformer then learns, given the incident energy, the
-sequence of the response, in bins, and of the codes. A shower is a sequence, code by code, and one
-pass of the decoder.
+Liu, Shimmin, Liu, Shlizerman, Li & Hsu (arXiv:2405.06605), on dataset 2. A convolutional
+autoencoder on the cylinder turns a shower into a few vectors, each of which the nearest of a
+codebook stands for (`calostudy.networks.codes`). A small transformer then learns, given the
+incident energy, the sequence of the response, in bins, and of the codes. A shower is a sequence,
+code by code, and one pass of the decoder.
 
 Size `paper` has the published structure: as many parameters to generate as published, and with the
 discriminator (1,623,505) as many to train. The decoder's numbers become shares of the deposited
@@ -105,7 +105,8 @@ RESPONSE = 1.3
 _CONSTANT = {"milestones": (), "factor": 1.0}
 
 
-def _small(epochs: int, rate: float) -> TrainingRecipe:
+def brief(epochs: int, rate: float) -> TrainingRecipe:
+    """How a small network is trained."""
     options = {"rise": 0.3, "start": 10, "end": 1e3}
     return TrainingRecipe(epochs, 64, rate, "onecycle", options, validation=0.1, clip=500.0)
 
@@ -115,7 +116,7 @@ RECIPES: dict[str, dict[str, TrainingRecipe]] = {
         AUTOENCODER: TrainingRecipe(600, 256, 5e-4, "multistep", _CONSTANT, validation=0.1),
         PRIOR: TrainingRecipe(600, 256, 8e-4, "multistep", _CONSTANT, validation=0.1),
     },
-    "embedded": {AUTOENCODER: _small(24, 2e-3), PRIOR: _small(30, 3e-3)},
+    "embedded": {AUTOENCODER: brief(24, 2e-3), PRIOR: brief(30, 3e-3)},
 }
 """By size and network."""
 

@@ -10,7 +10,7 @@ one processor core. Nothing of it is the submission's.
 
 from typing import ClassVar
 
-from calostudy.models.calo_vq import AUTOENCODER, PRIOR, CaloVQ, Structure, _small
+from calostudy.models.calo_vq import AUTOENCODER, PRIOR, CaloVQ, Structure, brief
 from calostudy.models.calovae_decoders import Hits
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.code_transformer import SequenceStructure
@@ -24,7 +24,7 @@ STRUCTURE = Structure(
     100.0,
 )
 
-RECIPES = {AUTOENCODER: _small(20, 2e-3), PRIOR: _small(18, 3e-3)}
+RECIPES = {AUTOENCODER: brief(20, 2e-3), PRIOR: brief(18, 3e-3)}
 """By network."""
 
 
