@@ -48,6 +48,7 @@ SMALL = {
         "comparison",
         {"dataset": "ds1-photons", "models": "caloinn,calovae-inn", "n": 100, "hidden": 16},
     ),
+    "ranking-photons": ("ranking", {"dataset": "ds1-photons", "batch": 1}),
     "student-photons": (
         "student",
         {
@@ -75,7 +76,7 @@ SMALL = {
 
 FIGURES = {
     **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
-    **{"evaluations": 2, "comparison": 5},
+    **{"evaluations": 2, "comparison": 5, "ranking": 2},
 }
 """At least so many on a page of each kind."""
 
