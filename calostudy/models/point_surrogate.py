@@ -70,6 +70,11 @@ class PointSurrogate(Surrogate):
         return 1
 
     @property
+    def most_points(self) -> int:
+        """More points than this are never drawn."""
+        return self.dataset.calorimeter.cells
+
+    @property
     @abstractmethod
     def numbers(self) -> CouplingStructure:
         """The flow of two numbers."""
@@ -206,7 +211,7 @@ class PointSurrogate(Surrogate):
         numbers = of_numbers(normal(seed, first, n, 2), condition)
         given = np.concatenate([condition, numbers], axis=1)
         raw = self._raw("given", torch.as_tensor(given))
-        counts = (raw[:, 1] + 0.5 * raw[:, 0]).exp().clamp(1, calorimeter.cells).long().tolist()
+        counts = (raw[:, 1] + 0.5 * raw[:, 0]).exp().clamp(1, self.most_points).long().tolist()
         sums = (raw[:, 2].exp() * incident).numpy()
         random = uniform(seed, first, n, calorimeter.cells, stream=2)
         cells = np.zeros((n, calorimeter.cells))
