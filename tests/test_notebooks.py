@@ -76,7 +76,7 @@ SMALL = {
 
 FIGURES = {
     **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
-    **{"evaluations": 2, "comparison": 5, "ranking": 2},
+    **{"evaluations": 2, "comparison": 5, "ranking": 3},
 }
 """At least so many on a page of each kind."""
 

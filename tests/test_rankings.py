@@ -60,14 +60,14 @@ def test_a_file_is_completed_and_only_what_other_weights_change_is_made_again(
 
     first = complete()
     assert tuple(first.columns) == FIELDS
-    assert calls == ["good", "bad", ("good", 1), ("bad", 1)]
-    found = first[first["quantity"] == LOG_POSTERIOR].set_index("model")["value"]
+    assert calls == [*("good", "bad") * 2, ("good", 1), ("bad", 1)]
+    found = first[first["quantity"] == f"{LOG_POSTERIOR}_low"].set_index("model")["value"]
     assert found["good"] > found["bad"]
     pd.testing.assert_frame_equal(complete(), first)
     assert calls == []
     monkeypatch.setattr(Contest, "weights", {**WEIGHTS, "bad": "c" * 64})
     changed = complete()
-    assert calls == ["good", "bad", ("bad", 1)] and len(changed) == len(first)
+    assert calls == [*("good", "bad") * 2, ("bad", 1)] and len(changed) == len(first)
     assert set(changed[changed["model"] == "bad"]["weights_sha256"]) == {"c" * 12}
 
 
@@ -79,7 +79,7 @@ def test_another_file_is_not_touched_and_one_model_is_no_field(tmp_path, monkeyp
     assert other.read_text() == "a,b\n1,2\n"
     monkeypatch.setattr(Contest, "weights", {"good": "a" * 64})
     with pytest.raises(UsageError, match="fewer than two models"):
-        CONTEST.ranked(tmp_path, progress=False)
+        CONTEST.ranked(tmp_path, "low", progress=False)
     assert rankings.main([str(tmp_path / "x.csv"), "--datasets", "ds9"]) == 2
 
 
@@ -118,14 +118,14 @@ def test_published_places_follow_from_published_values(dataset):
 @pytest.mark.parametrize("dataset", ["ds1-photons", "ds2"])
 def test_the_walk_has_all_ranked_models_and_the_challenge_s(dataset):
     walk = RankingWalk(dataset=dataset)
-    ours, challenge = walk.ours(), walk.challenge()
+    ours, challenge = walk.ours("high"), walk.challenge()
     lines = measured("ranking")
-    ranked = lines[(lines["dataset"] == dataset) & (lines["quantity"] == LOG_POSTERIOR)]
+    ranked = lines[(lines["dataset"] == dataset) & (lines["quantity"] == f"{LOG_POSTERIOR}_low")]
     assert sorted(ours["model"]) == sorted(ranked["model"])
     assert ours["log_posterior"].is_monotonic_decreasing and (ours["time"] > 0).all()
     assert ours["on_front"].iloc[0] and ours.loc[ours["time"].idxmin(), "on_front"]
     assert len(challenge) >= 12 and challenge["on_front"].any()
-    assert [row["model"] for row in walk.rows()] == ours["model"].tolist()
+    assert [row["model"] for row in walk.rows("high")] == ours["model"].tolist()
     assert len(walk.published_rows()) >= len(challenge)
     for table in (ours, challenge):
         figure = plots.time_against_log_posterior(table, 100)

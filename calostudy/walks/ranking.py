@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from calostudy.errors import DataError
 from calostudy.metrics.pareto import chance_of_front, front
-from calostudy.rankings import LOG_POSTERIOR, RECOGNISED, TIME, Contest
+from calostudy.rankings import INPUTS, LOG_POSTERIOR, RECOGNISED, TIME, Contest
 from calostudy.results import Number
 from calostudy.tables import measured, plus_minus, published, study_name
 from calostudy.walks.walk import Walk
@@ -48,14 +48,15 @@ class RankingWalk(Walk):
     def introduction(self) -> str:
         """What was measured, and what has changed since, in Markdown."""
         lines, contest = self.shipped(), Contest(self.dataset)
-        first = lines[lines["quantity"] == LOG_POSTERIOR].iloc[0]
+        ranked = lines[lines["quantity"] == f"{LOG_POSTERIOR}_{INPUTS[0]}"]
+        first = ranked.iloc[0]
         text = (
             f"{self.entry.title_of('simulated')}, {first.models} surrogates in size "
-            f"{first['size']}, {first.showers:,} showers of each, a classifier of {first.hidden} "
-            f"nodes per layer, {first.repeats} trainings (seed {first.seed}); times on one thread "
-            f"of a processor. A guess would give each of them {-np.log(first.models):.2f}."
+            f"{first['size']}, {first.showers:,} showers of each, classifiers of {first.hidden} "
+            f"nodes per layer, {first.repeats} trainings (seed {first.seed}); CPU times of one "
+            f"thread. A guess would give each of them {-np.log(first.models):.2f}."
         )
-        ranked = lines[lines["quantity"] == LOG_POSTERIOR].set_index("model")["weights_sha256"]
+        ranked = ranked.set_index("model")["weights_sha256"]
         changed = [
             model
             for model, sha256 in contest.weights.items()
@@ -65,12 +66,13 @@ class RankingWalk(Walk):
             text += f" Not ranked with the weights that are here: {', '.join(changed)}."
         return text
 
-    def ours(self) -> pd.DataFrame:
-        """One row for each surrogate, the best first: mean log-posteriors on Geant4 showers, ms per
-        shower, whether it is on the front and how often within the uncertainties."""
+    def ours(self, inputs: str = "low") -> pd.DataFrame:
+        """One row for each surrogate, the best first: mean log-posteriors on Geant4 showers by a
+        classifier of these inputs, ms per shower, whether it is on the front and how often within
+        the uncertainties."""
         lines = self.shipped()
-        quality = _numbers(lines, LOG_POSTERIOR, "log_posterior")
-        own = _numbers(lines, RECOGNISED, "recognised")
+        quality = _numbers(lines, f"{LOG_POSTERIOR}_{inputs}", "log_posterior")
+        own = _numbers(lines, f"{RECOGNISED}_{inputs}", "recognised")
         times = _numbers(lines[lines["batch"].isin([self.batch])], TIME, "time")
         table = quality.join([own, times], how="left").reset_index()
         return _with_front(table.sort_values("log_posterior", ascending=False))
@@ -92,7 +94,7 @@ class RankingWalk(Walk):
         table = parts[0].join(parts[1], how="inner").dropna().reset_index()
         return _with_front(table.sort_values("log_posterior", ascending=False))
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, inputs: str = "low") -> list[dict[str, Any]]:
         """One row for each surrogate, its places here and in the CaloChallenge beside."""
         slides, final = (
             self._published_places("ranking"),
@@ -104,11 +106,11 @@ class RankingWalk(Walk):
                 "log-posterior": plus_minus(row.log_posterior, row.log_posterior_error),
                 "of its own showers": plus_minus(row.recognised, row.recognised_error),
                 "ms per shower": plus_minus(row.time, row.time_error),
-                "on the front": f"{row.chance_of_front:.0%}",
+                "on the front": "-" if np.isnan(row.time) else f"{row.chance_of_front:.0%}",
                 "November 2023": slides.get(row.model, "-"),
                 "final": final.get(row.model, "-"),
             }
-            for row in self.ours().itertuples()
+            for row in self.ours(inputs).itertuples()
         ]
 
     def published_rows(self) -> list[dict[str, Any]]:
@@ -130,10 +132,10 @@ class RankingWalk(Walk):
             for name in ordered
         ]
 
-    def agreement(self) -> str:
+    def agreement(self, inputs: str) -> str:
         """How far the order here is the published one, in Markdown."""
         final = self._log_posteriors(FINAL).rename(study_name)["value"]
-        ours = self.ours().set_index("model")["log_posterior"]
+        ours = self.ours(inputs).set_index("model")["log_posterior"]
         common = ours.index.intersection(final.index)
         if len(common) < 3:
             return f"{len(common)} of these models took part in the CaloChallenge."
@@ -184,7 +186,7 @@ def _with_front(table: pd.DataFrame) -> pd.DataFrame:
     """With who is on the front, and how often within the uncertainties; without a time, never."""
     timed = table["time"].notna()
     columns = ("time", "time_error", "log_posterior", "log_posterior_error")
-    values = [table.loc[timed, name].to_numpy(float) for name in columns]
+    values = [table.loc[timed, name].fillna(0.0).to_numpy(float) for name in columns]
     table["on_front"], table["chance_of_front"] = False, 0.0
     table.loc[timed, "on_front"] = front(values[0], values[2])
     table.loc[timed, "chance_of_front"] = chance_of_front(*values)
