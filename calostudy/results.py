@@ -33,7 +33,10 @@ class Result(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Literal["dataset", "model", "hardware", "power", "student", "evaluations", "comparison"]
+    kind: Literal[
+        *("dataset", "model", "hardware", "power", "student"),
+        *("evaluations", "comparison", "ranking"),
+    ]
     dataset: str
     source: Literal["simulated", "public"] = "simulated"
     model: str | None = None

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from calostudy.metrics.ranking import Ranking
 from calostudy.plots.style import INK, SURROGATE
 
+_BESIDE = (6, 5), (6, -12), (6, 14), (6, -21)  # where names stand, in turn from left to right
+
 
 def log_posteriors(ranking: Ranking) -> Figure:
     """Mean log-posterior of each model on Geant4 showers, the best on top, and the guess."""
@@ -43,7 +45,7 @@ def time_against_log_posterior(table: pd.DataFrame, batch: int) -> Figure:
     figure, axis = plt.subplots(figsize=(8, 5.4), layout="constrained")
     ends = table[table["on_front"]].sort_values("time")
     axis.step(ends["time"], ends["log_posterior"], where="post", color=INK, lw=1, label="front")
-    for row in table.itertuples():
+    for number, row in enumerate(table.sort_values("time").itertuples()):
         sure = row.chance_of_front
         axis.errorbar(
             *(row.time, row.log_posterior, row.log_posterior_error, row.time_error),
@@ -52,7 +54,8 @@ def time_against_log_posterior(table: pd.DataFrame, batch: int) -> Figure:
         )
         axis.annotate(
             *(row.model, (row.time, row.log_posterior)),
-            **{"xytext": (6, 5), "textcoords": "offset points", "fontsize": "small"},
+            **{"xytext": _BESIDE[number % len(_BESIDE)], "textcoords": "offset points"},
+            **{"fontsize": "x-small"},
         )
     axis.set(
         xscale="log",

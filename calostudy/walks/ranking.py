@@ -155,7 +155,7 @@ class RankingWalk(Walk):
                 value=line.value,
                 uncertainty=None if np.isnan(line.uncertainty) else line.uncertainty,
                 uncertainty_kind=line.uncertainty_kind,
-                unit="ms per shower" if line.quantity == TIME else None,
+                unit="ms per shower" if line.quantity == TIME else "",
             )
             for line in lines.itertuples()
         ]
