@@ -34,6 +34,9 @@ from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.coupling import CouplingStructure
 from calostudy.networks.mean_field import MeanFieldGenerator
 
+SLOWNESS = 0.1
+"""Of the generator beside the critic, whose steps are of one size: else it runs away from it."""
+
 GENERATORS = {
     "paper": MeanFieldStructure(16, 48, 16, 4),
     "embedded": MeanFieldStructure(16, 16, 4, 3),
@@ -85,4 +88,4 @@ class MDMA(PointGAN):
         return point_noise(seed, shower, count, FEATURES)
 
     def points_from(self, generator, noise, given, shower, counts) -> Tensor:
-        return noise + generator(noise, given, shower, counts)
+        return noise + SLOWNESS * generator(noise, given, shower, counts)
