@@ -34,8 +34,14 @@ class Result(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal[
-        *("dataset", "model", "hardware", "power", "student"),
-        *("evaluations", "comparison", "ranking"),
+        "dataset",
+        "model",
+        "hardware",
+        "power",
+        "student",
+        "evaluations",
+        "comparison",
+        "segmentations",
     ]
     dataset: str
     source: Literal["simulated", "public"] = "simulated"

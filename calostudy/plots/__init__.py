@@ -34,7 +34,7 @@ from calostudy.plots.power import (
     power_by_strength,
     seen_matrix,
 )
-from calostudy.plots.ranking import cross_check, log_posteriors, time_against_log_posterior
+from calostudy.plots.ranking import cross_check, log_posteriors
 from calostudy.plots.results import (
     loss_curve,
     score_bars,
@@ -42,6 +42,13 @@ from calostudy.plots.results import (
     speed_up_bars,
     time_against_energy,
     times_by_batch,
+)
+from calostudy.plots.segmentations import (
+    average_images,
+    distances_by_size,
+    means_by_size,
+    transition_profile,
+    value_panels,
 )
 from calostudy.plots.student import learning_rates, time_profile, times_by_energy
 from calostudy.plots.style import COLOURS, GEANT4, SURROGATE, THIRD, use_style
@@ -51,9 +58,11 @@ __all__ = [
     "GEANT4",
     "SURROGATE",
     "THIRD",
+    "average_images",
     "cell_spectrum",
     "cross_check",
     "defect_picture",
+    "distances_by_size",
     "energy_response",
     "evaluation",
     "event_displays",
@@ -72,6 +81,7 @@ __all__ = [
     "log_posteriors",
     "longitudinal_profile",
     "loss_curve",
+    "means_by_size",
     "moved_showers",
     "observable_grid",
     "occupancy",
@@ -90,9 +100,10 @@ __all__ = [
     "significance_by_energy",
     "speed_up_bars",
     "time_against_energy",
-    "time_against_log_posterior",
     "time_profile",
     "times_by_batch",
     "times_by_energy",
+    "transition_profile",
     "use_style",
+    "value_panels",
 ]
