@@ -34,14 +34,8 @@ class Result(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal[
-        "dataset",
-        "model",
-        "hardware",
-        "power",
-        "student",
-        "evaluations",
-        "comparison",
-        "segmentations",
+        *("dataset", "model", "hardware", "power", "student"),
+        *("evaluations", "comparison", "ranking", "segmentations"),
     ]
     dataset: str
     source: Literal["simulated", "public"] = "simulated"

@@ -81,6 +81,15 @@ def energy_rows(scores: Sequence[Score], values: bool = True) -> list[dict[str, 
     ]
 
 
+def study_name(published: str) -> str:
+    """The study's name of a model that the CaloChallenge calls `published`.
+
+    >>> study_name("CaloFlow teacher"), study_name("CaloVAE+INN"), study_name("conv. L2LFlows")
+    ('caloflow-teacher', 'calovae-inn', 'l2lflows')
+    """
+    return published.removeprefix("conv. ").lower().replace(" ", "-").replace("+", "-")
+
+
 def ranking_rows(ranking: Ranking) -> list[dict[str, str]]:
     """One row per model, the best first: log-posterior on Geant4 showers, distance to a guess."""
     return [

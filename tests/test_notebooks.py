@@ -48,6 +48,7 @@ SMALL = {
         "comparison",
         {"dataset": "ds1-photons", "models": "caloinn,calovae-inn", "n": 100, "hidden": 16},
     ),
+    "ranking-photons": ("ranking", {"dataset": "ds1-photons", "batch": 1}),
     "segmentations": ("segmentations", {"dataset": "segmentations", "n": 50, "replicas": 4}),
     "student-photons": (
         "student",
@@ -76,7 +77,7 @@ SMALL = {
 
 FIGURES = {
     **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
-    **{"evaluations": 2, "comparison": 5, "segmentations": 6},
+    **{"evaluations": 2, "comparison": 5, "ranking": 3, "segmentations": 6},
 }
 """At least so many on a page of each kind."""
 

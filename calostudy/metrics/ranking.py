@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from calostudy.datasets import Dataset
 from calostudy.errors import DataError, UsageError
-from calostudy.metrics.classifier import MINIMUM_SHOWERS, low_level, split_sizes
+from calostudy.metrics.classifier import INPUTS, MINIMUM_SHOWERS, split_sizes
 from calostudy.metrics.fitting import (
     STEPS_PER_EPOCH,
     default_batch,
@@ -119,6 +119,7 @@ def rank(
     reference: Showers,
     entry: Dataset,
     *,
+    inputs: str = "low",
     repeats: int = 10,
     hidden: int = HIDDEN,
     epochs: int = EPOCHS,
@@ -131,13 +132,16 @@ def rank(
 
     samples: model -> showers. Of a larger sample as many showers as the smallest has are drawn at
     random, with a warning. reference: Geant4 showers; none of them is trained on, all are scored.
-    batch: of all models together, by default `default_batch`.
+    inputs: of the classifier, "low" or "high" as the binary ones have (`INPUTS`). batch: of all
+    models together, by default `default_batch`.
 
     Raises UsageError for fewer than two models, DataError for showers that are not of the dataset
     or too few.
     """
     if len(samples) < 2:
         raise UsageError(f"ranking: {len(samples)} model, expected two at least")
+    if inputs not in INPUTS:
+        raise UsageError(f"ranking: no inputs {inputs!r}; there are {', '.join(INPUTS)}")
     if min(repeats, epochs, hidden) < 1 or (batch is not None and batch < 1):
         raise UsageError(
             f"ranking: {repeats} repeats of {epochs} epochs with {hidden} nodes in batches of "
@@ -153,11 +157,12 @@ def rank(
         )
     sizes = split_sizes(entry, smallest)
     batch = batch or default_batch(sizes[0])
+    seen = INPUTS[inputs]
     features = [
-        torch.from_numpy(low_level(_drawn(showers, smallest, [seed, place]), entry))
+        torch.from_numpy(seen(_drawn(showers, smallest, [seed, place]), entry))
         for place, showers in enumerate(samples.values())
     ]
-    geant4 = torch.from_numpy(low_level(reference, entry)).to(device)
+    geant4 = torch.from_numpy(seen(reference, entry)).to(device)
 
     posterior, cross = [], []
     for training in trainings(

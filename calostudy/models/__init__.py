@@ -16,12 +16,14 @@ from calostudy.models.caloscore import CaloScore
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.calovae_inn import CaloVAEINN
 from calostudy.models.dd_arm import DDARM, DDARMUnaware
+from calostudy.models.deeptree import DeepTree
 from calostudy.models.dnn_calosim import DNNCaloSim
 from calostudy.models.flow_matching import FlowMatching
 from calostudy.models.icaloflow import ICaloFlowTeacher
 from calostudy.models.icaloflow_student import ICaloFlowStudent
 from calostudy.models.l2lflows import L2LFlows
 from calostudy.models.l2lflows_maf import L2LFlowsMAF
+from calostudy.models.mdma import MDMA
 from calostudy.models.supercalo import SuperCalo
 from calostudy.models.surrogate import CARD, WEIGHTS, Surrogate, read_card
 from calostudy.models.vq_transformer import VQTransformer
@@ -51,6 +53,8 @@ MODELS: dict[str, type[Surrogate]] = {
         VQTransformer,
         SuperCalo,
         CaloMan,
+        MDMA,
+        DeepTree,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""

@@ -34,7 +34,7 @@ from calostudy.plots.power import (
     power_by_strength,
     seen_matrix,
 )
-from calostudy.plots.ranking import cross_check, log_posteriors
+from calostudy.plots.ranking import cross_check, log_posteriors, time_against_log_posterior
 from calostudy.plots.results import (
     loss_curve,
     score_bars,
@@ -100,6 +100,7 @@ __all__ = [
     "significance_by_energy",
     "speed_up_bars",
     "time_against_energy",
+    "time_against_log_posterior",
     "time_profile",
     "times_by_batch",
     "times_by_energy",

@@ -6,11 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import TwoSlopeNorm, to_rgba
 from matplotlib.figure import Figure
 
 from calostudy.metrics.ranking import Ranking
 from calostudy.plots.style import INK, SURROGATE
+
+_BESIDE = (6, 5), (6, -12), (6, 14), (6, -21)  # where names stand, in turn from left to right
 
 
 def log_posteriors(ranking: Ranking) -> Figure:
@@ -28,6 +30,39 @@ def log_posteriors(ranking: Ranking) -> Figure:
         xlabel="mean log-posterior on Geant4 showers (higher: closer)",
     )
     axis.grid(axis="y", visible=False)
+    axis.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    return figure
+
+
+def time_against_log_posterior(table: pd.DataFrame, batch: int) -> Figure:
+    """Time of a shower against mean log-posterior, one point per model with its uncertainties, and
+    the front: who is on it for sure is filled.
+
+    `table` has model, time, time_error (ms per shower), log_posterior, log_posterior_error,
+    on_front and chance_of_front.
+    """
+    table = table[table["time"].notna()]
+    figure, axis = plt.subplots(figsize=(8, 5.4), layout="constrained")
+    ends = table[table["on_front"]].sort_values("time")
+    axis.step(ends["time"], ends["log_posterior"], where="post", color=INK, lw=1, label="front")
+    for number, row in enumerate(table.sort_values("time").itertuples()):
+        sure = row.chance_of_front
+        axis.errorbar(
+            *(row.time, row.log_posterior, row.log_posterior_error, row.time_error),
+            **{"fmt": "o", "ms": 6, "color": SURROGATE, "ecolor": INK, "elinewidth": 0.8},
+            **{"mfc": to_rgba(SURROGATE, sure), "mec": SURROGATE},
+        )
+        axis.annotate(
+            *(row.model, (row.time, row.log_posterior)),
+            **{"xytext": _BESIDE[number % len(_BESIDE)], "textcoords": "offset points"},
+            **{"fontsize": "x-small"},
+        )
+    axis.set(
+        xscale="log",
+        xlabel=f"ms per shower, one processor, batch {batch} (left: faster)",
+        ylabel="mean log-posterior on Geant4 showers (up: closer)",
+    )
+    axis.margins(x=0.14)
     axis.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure
 

@@ -7,6 +7,7 @@ from calostudy.walks.forms import other_forms
 from calostudy.walks.hardware import HardwareWalk
 from calostudy.walks.model import ModelWalk
 from calostudy.walks.power import PowerWalk
+from calostudy.walks.ranking import RankingWalk
 from calostudy.walks.segmentations import SegmentationsWalk
 from calostudy.walks.student import StudentWalk
 from calostudy.walks.walk import Walk, low_middle_high
@@ -21,6 +22,7 @@ WALKS: dict[str, type[Walk]] = {
         StudentWalk,
         EvaluationsWalk,
         ComparisonWalk,
+        RankingWalk,
         SegmentationsWalk,
     )
 }
@@ -34,6 +36,7 @@ __all__ = [
     "HardwareWalk",
     "ModelWalk",
     "PowerWalk",
+    "RankingWalk",
     "SegmentationsWalk",
     "StudentWalk",
     "Walk",
