@@ -127,3 +127,14 @@ def test_the_fast_sampler_is_the_plain_one(small):
 
 def test_weights_come_back_from_disk(small, tmp_path):
     assert_weights_come_back(some("ds1-pions", "embedded"), tmp_path, ENERGIES_MEV)
+
+
+def test_what_the_latent_flow_learns_has_mean_0_and_deviation_1(small):
+    surrogate, showers = some("ds1-photons", "embedded"), load("ds1-photons", "train")[:200]
+    batch, seen = surrogate.prepare(LATENT, showers), []
+    surrogate.networks[LATENT].log_prob = lambda values, given: seen.append(values) or values.sum(1)
+    for _ in range(20):
+        surrogate.loss(LATENT, batch)
+    values = torch.cat(seen)
+    torch.testing.assert_close(values.mean(dim=0), torch.zeros(4), atol=0.1, rtol=0)
+    torch.testing.assert_close(values.std(dim=0), torch.ones(4), atol=0.1, rtol=0)

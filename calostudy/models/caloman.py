@@ -95,7 +95,7 @@ class Cells(Hits):
     def loss(
         self, said: Tensor, width: Tensor, fractions: Tensor, lowest: Tensor, slices: pre.Slices
     ) -> Tensor:
-        return super().loss(said, fractions, lowest, slices) + 0.0 * width
+        return super().loss(said, fractions, lowest, slices)
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ RECIPES: dict[str, dict[str, TrainingRecipe]] = {
         LATENT: TrainingRecipe(200, 512, 1e-3, "cosine", _COSINE, validation=0.1, clip=10.0),
     },
     "embedded": {
-        AUTOENCODER: _small(50, 500.0),
-        ENERGIES: _small(40, 50.0),
-        LATENT: _small(30, 50.0),
+        AUTOENCODER: _small(36, 500.0),
+        ENERGIES: _small(24, 50.0),
+        LATENT: _small(16, 50.0),
     },
 }
 """By size and network."""
@@ -256,8 +256,10 @@ class CaloMan(Surrogate):
         """
         if network == LATENT:
             with torch.no_grad():
-                found = torch.cat([self._encoded(batch)[0] for batch in self._batches(showers)])
-            self._set_moments(LATENT, found.mean(dim=0), found.std(dim=0))
+                found = [self._encoded(batch) for batch in self._batches(showers)]
+            mean, log_variance = (torch.cat(parts) for parts in zip(*found, strict=True))
+            variance = mean.var(dim=0) + log_variance.exp().mean(dim=0)
+            self._set_moments(LATENT, mean.mean(dim=0), variance.sqrt())
         showers = showers.above_threshold(self.dataset.threshold)
         return {
             "cells": torch.as_tensor(np.asarray(showers.cells, np.float32)),

@@ -10,7 +10,7 @@ autoregressive flows with rational-quadratic splines.
 
 Size `paper` has the published structure and number of parameters.
 
-Size `embedded` is small enough to be trained in minutes on one processor core, and no published
+Size `embedded` is small enough to be trained in a minute on one processor core, and no published
 configuration. Its maps are those of the embedded iCaloFlow, the coarse cells of a group of layers
 are scaled to its energy, hidden units have their degrees spread over all numbers, splines begin as
 the identity, showers are turned and mirrored at random while training, and each gives the third
@@ -115,13 +115,13 @@ STRUCTURE: dict[str, dict[str, Structure]] = {
 }
 """By size and network."""
 
-CHOSEN = {"paper": 648, "embedded": 48}
+CHOSEN = {"paper": 648, "embedded": 24}
 """Coarse cells that the third flow sees of each shower at a time, by size."""
 
 
 def _small(epochs: int, batch: int) -> TrainingRecipe:
     options = {"rise": 0.4, "start": 25, "end": 1e3}
-    return TrainingRecipe(epochs, batch, 2e-3, "onecycle", options, validation=0.1, clip=50.0)
+    return TrainingRecipe(epochs, batch, 3e-3, "onecycle", options, validation=0.1, clip=50.0)
 
 
 RECIPES: dict[str, dict[str, TrainingRecipe]] = {
@@ -133,7 +133,7 @@ RECIPES: dict[str, dict[str, TrainingRecipe]] = {
         # 92 showers are 59,616 coarse cells; there 60,000 from different showers.
         FINE: TrainingRecipe(40, 92, 1e-3, "onecycle", {"rise": 0.45, "start": 50.0, "end": 10.0}),
     },
-    "embedded": {LAYERS: _small(50, 64), COARSE: _small(40, 64), FINE: _small(30, 32)},
+    "embedded": {LAYERS: _small(40, 64), COARSE: _small(24, 64), FINE: _small(16, 32)},
 }
 """By size and network."""
 
