@@ -136,11 +136,9 @@ def test_a_cell_depends_on_those_before_it_only(small, size):
     torch.testing.assert_close(wanted, before[:, [3, 77]])
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("dd-arm", "embedded"), ("dd-arm-unaware", "embedded"), ("dd-arm", "paper")]
-)
-def test_one_triangular_pass_gives_the_categories_of_one_pass_for_each_cell(small, name, size):
-    surrogate = prepared(name, size)
+@pytest.mark.parametrize("name", MODELS)
+def test_one_triangular_pass_gives_the_categories_of_one_pass_for_each_cell(small, name):
+    surrogate = prepared(name)
     fast, slow = (
         coarsest(surrogate, 2, seed=1, sampler=sampler, precision="float64") for sampler in SAMPLERS
     )
@@ -151,6 +149,17 @@ def test_one_triangular_pass_gives_the_categories_of_one_pass_for_each_cell(smal
         head.bias += torch.arange(len(head.bias)).sin()
     after = coarsest(surrogate, 2, seed=1, precision="float64")
     assert not np.array_equal(after.cells, fast.cells)
+
+
+@pytest.mark.parametrize("first", [None, np.array([90, 120])])
+def test_the_published_network_is_sampled_in_one_triangular_pass_too(small, first):
+    network, own = prepared(size="paper").networks["middle"], path(1, COARSEST[1], True)[0]
+    random = np.random.default_rng(0).random((2, len(own)))
+    fast, slow = (
+        make(network, "float64")(own, np.zeros((2, 0)), random, first) for make in SAMPLERS.values()
+    )
+    np.testing.assert_array_equal(fast, slow)
+    assert len(np.unique(fast)) > 20 and (first is None or (fast[:, 0] == first).all())
 
 
 def test_exponentials_are_right_to_the_last_places():
