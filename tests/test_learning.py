@@ -263,7 +263,7 @@ def test_the_shipped_curve_is_complete_and_of_the_shipped_weights(monkeypatch):
     for n in (1000, 2000, 5000, 10000):
         for quantity in (*LOSS_LINES, "separation_power", "auc_low"):
             assert np.isfinite(by_line[n, "recipe", quantity])
-    trained = card["rounded_from"]  # all trainings of the curve were stored in float16
+    trained = card.get("rounded_from", card)  # the curve is of weights as the training left them
     shipped = by_line[10000, "recipe", f"validation_loss/{VOXELS}"]
     assert shipped == pytest.approx(trained["validation_loss"][VOXELS], rel=1e-5)
     sha256 = trained["weights_sha256"][:12]
