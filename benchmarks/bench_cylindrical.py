@@ -1,6 +1,7 @@
 """One evaluation of CaloDiffusion's U-Net against plain torch, and ways to convolve on a circle.
 
-One thread, float32, untrained networks, in interleaved rounds; ratios are taken within each round.
+Float32, untrained networks, in interleaved rounds; ratios are taken within each round. Of the
+evaluations, the largest difference is printed, too, over the largest number that plain torch says.
 `--convolutions` times one convolution of the finest resolution of dataset 2 instead, written in
 several ways:
 
@@ -72,9 +73,10 @@ def main():
     parser.add_argument("--size", default="paper", choices=["paper", "embedded"])
     parser.add_argument("--batch", default="1,32")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--convolutions", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     for batch in map(int, options.batch.split(",")):
         if options.convolutions:
             cases = convolutions(batch)
@@ -83,7 +85,12 @@ def main():
         with torch.no_grad():
             run = race(cases, options.rounds)
         what = "one convolution" if options.convolutions else f"{options.dataset} {options.size}"
-        print(f"{what}, batch {batch}")
+        print(f"{what}, batch {batch}, {options.threads} thread(s)")
+        if not options.convolutions:
+            with torch.no_grad():
+                fast, plain = (cases[name]() for name in ("fused", "eager"))
+            difference = ((fast - plain).abs().max() / plain.abs().max()).item()
+            print(f"  largest difference {difference:.1e}")
         for name in cases:
             time, ratio = run.timing(name), run.ratio(name, "fused")
             print(

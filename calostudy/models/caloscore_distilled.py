@@ -38,7 +38,12 @@ SHARE = {
 """Of the epochs in which `caloscore` is trained, by model and size."""
 
 RATE = {"paper": 1.0, "embedded": 0.25}
-"""Of its highest learning rate, by size; all else of the recipe is the same."""
+"""Of its highest learning rate, by size."""
+
+AVERAGE = {"paper": 0.999, "embedded": 0.99}
+"""Decay of the moving average of the weights, by size. A longer one than the trainings are would
+keep some of the teacher's weights, which say the mean of all showers where one step is to be made.
+"""
 
 
 class CaloScoreDistilled(Student, CaloScore):
@@ -55,7 +60,8 @@ class CaloScoreDistilled(Student, CaloScore):
     def recipe(self, network: str) -> TrainingRecipe:
         recipe = super().recipe(network)
         epochs = max(1, round(SHARE[self.name][self.size] * recipe.epochs))
-        return replace(recipe, epochs=epochs, learning_rate=RATE[self.size] * recipe.learning_rate)
+        rate = RATE[self.size] * recipe.learning_rate
+        return replace(recipe, epochs=epochs, learning_rate=rate, average=AVERAGE[self.size])
 
     def learn_from(self, teacher: Surrogate) -> None:
         """Begin with the weights of a teacher, which are frozen, and learn from it.
