@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 from calostudy.metrics.ranking import Ranking
 from calostudy.plots.style import INK, SURROGATE
 
-_BESIDE = (6, 5), (6, -12), (6, 14), (6, -21)  # where names stand, in turn from left to right
-
 
 def log_posteriors(ranking: Ranking) -> Figure:
     """Mean log-posterior of each model on Geant4 showers, the best on top, and the guess."""
@@ -39,30 +37,33 @@ def time_against_log_posterior(table: pd.DataFrame, batch: int) -> Figure:
     the front: who is on it for sure is filled.
 
     `table` has model, time, time_error (ms per shower), log_posterior, log_posterior_error,
-    on_front and chance_of_front.
+    on_front and chance_of_front; the rows are numbered in their order.
     """
     table = table[table["time"].notna()]
-    figure, axis = plt.subplots(figsize=(8, 5.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 5.2), layout="constrained")
     ends = table[table["on_front"]].sort_values("time")
     axis.step(ends["time"], ends["log_posterior"], where="post", color=INK, lw=1, label="front")
-    for number, row in enumerate(table.sort_values("time").itertuples()):
-        sure = row.chance_of_front
+    for place, row in enumerate(table.itertuples(), 1):
         axis.errorbar(
             *(row.time, row.log_posterior, row.log_posterior_error, row.time_error),
             **{"fmt": "o", "ms": 6, "color": SURROGATE, "ecolor": INK, "elinewidth": 0.8},
-            **{"mfc": to_rgba(SURROGATE, sure), "mec": SURROGATE},
+            **{"mfc": to_rgba(SURROGATE, row.chance_of_front), "mec": SURROGATE},
         )
         axis.annotate(
-            *(row.model, (row.time, row.log_posterior)),
-            **{"xytext": _BESIDE[number % len(_BESIDE)], "textcoords": "offset points"},
-            **{"fontsize": "x-small"},
+            *(str(place), (row.time, row.log_posterior)),
+            **{"xytext": (5, 4), "textcoords": "offset points", "fontsize": "small"},
         )
+    names = [f"{place}  {name}" for place, name in enumerate(table["model"], 1)]
+    axis.text(
+        *(1.02, 1.0, "\n".join(names)),
+        **{"transform": axis.transAxes, "va": "top", "fontsize": "small"},
+    )
     axis.set(
         xscale="log",
         xlabel=f"ms per shower, one processor, batch {batch} (left: faster)",
         ylabel="mean log-posterior on Geant4 showers (up: closer)",
     )
-    axis.margins(x=0.14)
+    axis.margins(x=0.08)
     axis.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure
 
