@@ -91,7 +91,7 @@ def test_a_solver_takes_the_evaluations_that_it_says(solver, count):
     ("name", "where"),
     [
         *((name, where) for name in ("noise", "v", "hybrid") for where in CIRCLES),
-        *((name, "straight") for name in ("noise", "velocity", "hybrid")),
+        *((name, "straight") for name in ("noise", "v", "velocity", "hybrid")),
     ],
 )
 def test_what_a_network_should_say_is_read_back_as_data_and_noise(name, where):

@@ -9,18 +9,16 @@ without its stop of the training by the losses and without the plateau schedule 
 
 Size `embedded` is small enough to be trained in minutes on one processor core, and no published
 configuration. A second network, a perceptron, first makes the energies of the layers, as in the
-authors' later versions; the U-Net is told and its cells are scaled to them. Logarithms of energies
-take the place of logits: in units of the threshold, empty cells filled with random numbers below
-it, so that what is a spike in the data is a density that a diffusion can learn; relative to the
-mean of the ring at such an incident energy. Neighbouring cells share a place of the grid. The
-networks say v, which is as large at all times. Showers are turned and mirrored at random while
-training. There, CaloGAN's calorimeter is possible too: its phi is no circle.
+authors' later versions; the U-Net is told and its cells are scaled to them. Numbers that are
+standard normal one by one take the place of logits (`calostudy.marginals`); empty cells are random
+ones of those that stand for none. Neighbouring cells share a place of the grid. The U-Net says v,
+at first 0: showers whose cells are right one by one. Showers are turned and mirrored at random
+while training. There, CaloGAN's calorimeter is possible too: its phi is no circle.
 """
 
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
+from calostudy.marginals import Marginals
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks import shower_unet
@@ -83,7 +82,7 @@ KNOTS = {name: 15 if name in _DS1 else 12 for name in RANGE}
 moments; on dataset 1 all that there are."""
 
 EMPTY, BLUR = -1.5, 0.5
-"""Mean and deviation of the logarithm, in units of the threshold, of what fills empty cells."""
+"""Mean and deviation of the logarithm, in units of the threshold, of what fills empty layers."""
 
 _PAPER = UNetStructure((16, 16, 16, 32))
 _SMALL = ShowerStructure(UNetStructure((16, 16, 32)), split=False, layers=True)
@@ -121,7 +120,7 @@ def _published_sampling(name: str) -> dict[str, Sampling]:
 
 SAMPLINGS: dict[str, Callable[[str], dict[str, Sampling]]] = {
     "paper": _published_sampling,
-    "embedded": lambda name: {LAYERS: Sampling("midpoint", 40), VOXELS: Sampling("ddim", 50)},
+    "embedded": lambda name: {LAYERS: Sampling("midpoint", 40), VOXELS: Sampling("dpm++2m", 16)},
 }
 """By size and dataset."""
 
@@ -194,14 +193,16 @@ class CaloDiffusion(Diffusion):
         voxels = ShowerUNet(calorimeter, self.structure)
         if not self.embedded:
             return {VOXELS: voxels}
+        nn.init.zeros_(voxels.unet.end.weight)
+        nn.init.zeros_(voxels.unet.end.bias)
         return {LAYERS: ResidualMLP(len(calorimeter.layers), 1, *PERCEPTRON), VOXELS: voxels}
 
     # ---- constants ----------------------------------------------------------------------
 
     def initial_constants(self) -> dict[str, Tensor]:
-        """In size `embedded`, by incident energy: mean and deviation of the numbers of the layers,
-        mean of the logarithms in each ring; and their deviation from it. In `paper`, mean and
-        deviation of the logits, and on datasets 2 and 3 which cells were ever hit."""
+        """In size `embedded`, mean and deviation of the numbers of the layers by incident energy,
+        and the `Marginals` of the cells. In `paper`, mean and deviation of the logits, and on
+        datasets 2 and 3 which cells were ever hit."""
         name, calorimeter = self.dataset.name, self.dataset.calorimeter
         if not self.embedded:
             known = PUBLISHED.get(name, Published(RESPONSE[name], 0.0, 1.0))
@@ -213,8 +214,7 @@ class CaloDiffusion(Diffusion):
         return {
             "layers.mean": torch.zeros(knots, layers),
             "layers.deviation": torch.ones(knots, layers),
-            "cells.mean": torch.zeros(knots, int(self._rings.max()) + 1),
-            "cells.deviation": torch.ones(1),
+            **Marginals.untrained(calorimeter, self.dataset.threshold).constants(),
         }
 
     def fit_constants(self, showers: Showers) -> None:
@@ -222,6 +222,9 @@ class CaloDiffusion(Diffusion):
         parts = [{k: t[i : i + 250] for k, t in batch.items()} for i in range(0, len(showers), 250)]
         if self.embedded:
             self._fit_moments(parts)
+            calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
+            fitted = Marginals.fitted(calorimeter, threshold, batch["cells"])
+            self.constants.update(fitted.constants())
         elif "hit" in self.constants:
             self.constants["hit"] = (batch["cells"] > 0).any(dim=0).float()
         elif self.dataset.name not in PUBLISHED:
@@ -240,21 +243,6 @@ class CaloDiffusion(Diffusion):
         deviation = (near.T @ distance.square()).sqrt()
         self.constants["layers.deviation"] = deviation.clamp_min(1e-3).float()
 
-        start = 0
-        sums = torch.zeros(near.shape[1], len(self._rings), dtype=torch.float64)
-        for part in parts:
-            rows = near[start : start + len(part["cells"])]
-            sums += rows.T @ self._logarithms(part["cells"], generator).double()
-            start += len(rows)
-        count = torch.bincount(self._rings)
-        rings = torch.zeros(len(sums), len(count), dtype=torch.float64)
-        self.constants["cells.mean"] = (rings.index_add(1, self._rings, sums) / count).float()
-        squares = 0.0
-        for part in parts:
-            values = self._logarithms(part["cells"], generator) - self._centre(part["incident"])
-            squares += values.double().square().mean(dim=1).sum().item()
-        self.constants["cells.deviation"] = torch.tensor([(squares / start) ** 0.5])
-
     # ---- between showers and numbers ----------------------------------------------------
 
     def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
@@ -267,11 +255,10 @@ class CaloDiffusion(Diffusion):
             "incident": torch.as_tensor(np.asarray(showers.incident_energy, np.float64)),
         }
 
-    @cached_property
-    def _rings(self) -> Tensor:
-        """Of each cell, which set of cells it belongs to that turns and mirrors exchange: (V,)."""
-        cells = pre.symmetries(self.dataset.calorimeter).amin(dim=0)
-        return torch.unique(cells, return_inverse=True)[1]
+    @property
+    def _marginals(self) -> Marginals:
+        calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
+        return Marginals.of_constants(calorimeter, threshold, self.constants)
 
     def _place(self, incident: Tensor) -> Tensor:
         """Incident energies (B,) in MeV, their logarithm from 0 to 1: (B,)."""
@@ -292,18 +279,13 @@ class CaloDiffusion(Diffusion):
         """Logarithms in place of that of nothing, below 0."""
         return (EMPTY + BLUR * torch.randn(shape, generator=generator)).clamp(max=-0.1)
 
-    def _logarithms(self, cells: Tensor, generator=None) -> Tensor:
-        """Of cells (B, V) in units of the threshold, empty ones filled."""
-        logs = (cells / self.dataset.threshold).log()
-        return torch.where(cells > 0, logs, self._fill(cells.shape, generator))
-
-    def _centre(self, incident: Tensor) -> Tensor:
-        """The mean logarithm of each cell at incident energies (B,): (B, V)."""
-        return self._at("cells.mean", incident).float()[:, self._rings]
+    def _layers(self, cells: Tensor) -> Tensor:
+        """Energies (B, L) in MeV of layers, in float64."""
+        return pre.layer_sums(cells.double(), self.dataset.calorimeter.slices)
 
     def _filled_layers(self, batch: Mapping[str, Tensor], generator=None) -> Tensor:
-        """Energies (B, L) in MeV of layers, empty ones filled, in float64."""
-        sums = pre.layer_sums(batch["cells"].double(), self.dataset.calorimeter.slices)
+        """The same, empty ones filled."""
+        sums = self._layers(batch["cells"])
         fill = self.dataset.threshold * self._fill(sums.shape, generator).double().exp()
         return torch.where(sums > 0, sums, fill)
 
@@ -338,8 +320,8 @@ class CaloDiffusion(Diffusion):
     def _to_numbers(self, cells: Tensor, incident: Tensor) -> Tensor:
         """What the voxel network sees of cells (B, V) without noise."""
         if self.embedded:
-            values = self._logarithms(cells) - self._centre(incident)
-            return values / self.constants["cells.deviation"]
+            uniform = torch.rand_like(cells)
+            return self._marginals.forward(cells, self._layers(cells), uniform).to(cells)
         return pre.standardise(self._logits(cells, incident), *self.constants["logits"])
 
     def _to_cells(self, values: Tensor, incident: Tensor, energies: Tensor | None) -> Tensor:
@@ -348,9 +330,10 @@ class CaloDiffusion(Diffusion):
             logits = pre.unstandardise(values.double(), *self.constants["logits"].double())
             cells = pre.inverse_logit(logits) * (self._response * incident[:, None])
             return cells * self.constants.get("hit", 1.0)
-        logs = values.double() * self.constants["cells.deviation"] + self._centre(incident)
+        shares = self._marginals.inverse(values, energies)
+        # Where there is no hit in a layer with energy, its highest cell takes it.
+        shares = torch.where(shares > 0.0, shares, 1e-12 * values.double().exp())
         threshold = self.dataset.threshold
-        shares = torch.where(logs > 0.0, logs.exp(), 0.0)
         calorimeter = self.dataset.calorimeter
         if calorimeter.shape:
             by_layer = shares.view(energies.numel(), -1)

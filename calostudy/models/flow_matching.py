@@ -8,15 +8,15 @@ parameters; its sequential energy network is replaced by a small transformer ove
 vit4hep (arXiv:2509.25169). Size `embedded` is small enough to be trained within an hour on one
 processor core.
 
-What is ours in both sizes is how a network sees a cell: as the logarithm of its energy over the
-threshold, where a cell without a hit has a random energy below it. Hits and empty cells are then
-two sides of one number, and each ring of a layer has mean 0 and deviation 1.
+What is ours in both sizes is how the second network sees a cell: as a number that is standard
+normal by itself, given the energy of its layer (`calostudy.marginals`), and a cell without a hit
+as a random one of those that stand for none. It says v, the velocity less what it is for normal
+numbers: a network that says 0 makes showers whose cells are right one by one.
 """
 
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
 from calostudy.energies import GEV
+from calostudy.marginals import Marginals
 from calostudy.models.caloinn import Logit
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
@@ -121,7 +122,7 @@ class FlowMatching(Diffusion):
 
     @property
     def processes(self) -> Mapping[str, Process]:
-        return dict.fromkeys((ENERGIES, VOXELS), Process(STRAIGHT, "velocity"))
+        return {ENERGIES: Process(STRAIGHT, "velocity"), VOXELS: Process(STRAIGHT, "v")}
 
     @property
     def samplings(self) -> Mapping[str, Sampling]:
@@ -143,34 +144,24 @@ class FlowMatching(Diffusion):
 
     def initial_constants(self) -> dict[str, Tensor]:
         calorimeter = self.dataset.calorimeter
-        sizes = {"u": len(calorimeter.layers), "cells": int(calorimeter.rings.max()) + 1}
+        layers = len(calorimeter.layers)
+        untrained = Marginals.untrained(calorimeter, self.dataset.threshold)
         return {
-            f"{name}.{moment}": torch.full((size,), value)
-            for name, size in sizes.items()
-            for moment, value in (("mean", 0.0), ("deviation", 1.0))
+            "u.mean": torch.zeros(layers),
+            "u.deviation": torch.ones(layers),
+            **untrained.constants(),
         }
 
     def fit_constants(self, showers: Showers) -> None:
-        """Mean and deviation of each u and of each ring's cells, as the networks see them."""
+        """Mean and deviation of each u, and the distributions of the cells."""
+        batch, calorimeter = self.prepare(VOXELS, showers), self.dataset.calorimeter
         generator = torch.Generator().manual_seed(0)
-        rings = self._rings
-        count = torch.bincount(rings).double() * len(showers)
-        sums, seen = torch.zeros(2, len(count), dtype=torch.float64), []
-        for start in range(0, len(showers), 500):
-            batch = self.prepare(VOXELS, showers[start : start + 500])
-            logs = self._logs(batch["cells"].double(), generator)
-            for total, values in zip(sums, (logs, logs.square()), strict=True):
-                total.index_add_(0, rings, values.sum(0))
-            noise = torch.rand(len(logs), len(self.dataset.calorimeter.layers), generator=generator)
-            seen.append(SPREAD.forward(self._fractions(batch), noise.double()))
-        mean = sums[0] / count
-        found = {
-            "u": (torch.cat(seen).mean(0), torch.cat(seen).std(0)),
-            "cells": (mean, (sums[1] / count - mean.square()).sqrt()),
-        }
-        for name, (mean, deviation) in found.items():
-            self.constants[f"{name}.mean"] = mean.float()
-            self.constants[f"{name}.deviation"] = deviation.clamp_min(1e-2).float()
+        noise = torch.rand(len(showers), len(calorimeter.layers), generator=generator)
+        seen = SPREAD.forward(self._fractions(batch, self._energies(batch)), noise.double())
+        self.constants["u.mean"] = seen.mean(0).float()
+        self.constants["u.deviation"] = seen.std(0).clamp_min(1e-2).float()
+        fitted = Marginals.fitted(calorimeter, self.dataset.threshold, batch["cells"])
+        self.constants.update(fitted.constants())
 
     def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
         """Cells (N, V) and incident energies (N,), both in MeV; cells below the threshold are 0."""
@@ -186,12 +177,14 @@ class FlowMatching(Diffusion):
         In training, size `embedded` turns and mirrors the showers at random.
         """
         batch = self.turned(network, batch) if network == VOXELS else batch
-        fractions = self._fractions(batch)
+        energies = self._energies(batch)
+        fractions = self._fractions(batch, energies)
         if network == ENERGIES:
             values = SPREAD.forward(fractions, torch.rand_like(fractions))
-            data, condition = self._standard("u", values), self._incident(batch["incident"])
+            data, condition = self._standard(values), self._incident(batch["incident"])
         else:
-            data = self._standard("cells", self._logs(batch["cells"].double()))
+            cells = batch["cells"]
+            data = self._marginals.forward(cells, energies, torch.rand_like(cells))
             condition = self._condition(batch["incident"], fractions)
         data, condition = data.to(self.precision), condition.to(self.precision)
         net = self.networks[network]
@@ -223,12 +216,13 @@ class FlowMatching(Diffusion):
             return samplings[network].solve(process.denoiser(predict), process.path, draw).double()
 
         seen = made(ENERGIES, 0, len(calorimeter.layers), self._incident(incident))
-        fractions = SPREAD.inverse(self._restored("u", seen))
+        fractions = SPREAD.inverse(pre.unstandardise(seen, *self._moments))
         layers = pre.energies_from_fractions(fractions, incident, RESPONSE[self.dataset.name])
         condition = self._condition(incident, fractions)
-        logs = self._restored("cells", made(VOXELS, 1, calorimeter.cells, condition))
+        numbers = made(VOXELS, 1, calorimeter.cells, condition)
+        shares = self._marginals.inverse(numbers, layers)
         # Where there is no hit in a layer with energy, its highest cell takes it.
-        shares = torch.where(logs > 0.0, 1.0, 1e-12) * logs.exp()
+        shares = torch.where(shares > 0.0, shares, 1e-12 * numbers.exp())
         threshold = self.dataset.threshold
         cells = [
             pre.share_out(shares[:, place], layers[:, i], threshold)
@@ -238,26 +232,22 @@ class FlowMatching(Diffusion):
 
     # ---- what the networks see ------------------------------------------------------------
 
-    @cached_property
-    def _rings(self) -> Tensor:
-        """Which cells share their moments: (V,)."""
-        return torch.tensor(self.dataset.calorimeter.rings)
+    @property
+    def _marginals(self) -> Marginals:
+        calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
+        return Marginals.of_constants(calorimeter, threshold, self.constants)
 
-    def _fractions(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def _energies(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The energies (B, L) of layers in MeV, float64."""
+        return pre.layer_sums(batch["cells"].double(), self.dataset.calorimeter.slices)
+
+    def _fractions(self, batch: Mapping[str, Tensor], energies: Tensor) -> Tensor:
         """The u's (B, L) of showers, float64."""
-        energies = pre.layer_sums(batch["cells"].double(), self.dataset.calorimeter.slices)
         u = pre.energy_fractions(energies, batch["incident"], RESPONSE[self.dataset.name])
         # Behind the end of a shower each layer takes all there is, which is nothing: a little too
         # much energy then ends up in the next layer and not in the last one.
         behind = energies.flip(1).cumsum(1).flip(1)[:, :-1] > 0
         return torch.cat([u[:, :1], torch.where(behind, u[:, 1:], 1.0)], dim=1)
-
-    def _logs(self, cells: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Logarithms (B, V) of energies over the threshold; random below it where there is no
-        hit."""
-        threshold = self.dataset.threshold
-        below = torch.rand(cells.shape, generator=generator, dtype=cells.dtype).clamp_min(1e-6)
-        return torch.where(cells >= threshold, cells / threshold, below).log()
 
     def _incident(self, incident: Tensor) -> Tensor:
         """The incident energy (B,) in MeV as a condition (B, 1) of order 1."""
@@ -266,16 +256,12 @@ class FlowMatching(Diffusion):
     def _condition(self, incident: Tensor, fractions: Tensor) -> Tensor:
         """Incident energy and u's, (B, 1 + L)."""
         middle = SPREAD.forward(fractions, torch.full_like(fractions, 0.5))
-        return torch.cat([self._incident(incident), self._standard("u", middle)], dim=1)
+        return torch.cat([self._incident(incident), self._standard(middle)], dim=1)
 
-    def _moments(self, name: str) -> tuple[Tensor, Tensor]:
-        found = (self.constants[f"{name}.{key}"].double() for key in ("mean", "deviation"))
-        if name == "u":
-            return tuple(found)
-        return tuple(each[self._rings] for each in found)
+    @property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (L,) of the u's as the network sees them."""
+        return self.constants["u.mean"].double(), self.constants["u.deviation"].double()
 
-    def _standard(self, name: str, values: Tensor) -> Tensor:
-        return pre.standardise(values, *self._moments(name))
-
-    def _restored(self, name: str, values: Tensor) -> Tensor:
-        return pre.unstandardise(values, *self._moments(name))
+    def _standard(self, values: Tensor) -> Tensor:
+        return pre.standardise(values, *self._moments)

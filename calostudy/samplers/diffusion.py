@@ -104,25 +104,33 @@ def _hybrid_target(data, noise, alpha, sigma):
     return (data - x / (1.0 + variance)) * (1.0 + variance) ** 0.5 / sigma
 
 
+def _v_target(data, noise, alpha, sigma):
+    return (alpha * noise - sigma * data) / (alpha**2 + sigma**2) ** 0.5
+
+
+def _v_read(said, x, alpha, sigma):
+    square = alpha**2 + sigma**2
+    x, said = x / square, said / square**0.5
+    return alpha * x - sigma * said, sigma * x + alpha * said
+
+
 PREDICTIONS: dict[str, Prediction] = {
     "noise": Prediction(
         lambda data, noise, alpha, sigma: noise,
         lambda said, x, alpha, sigma: ((x - sigma * said) / alpha, said),
     ),
-    "v": Prediction(
-        lambda data, noise, alpha, sigma: alpha * noise - sigma * data,
-        lambda said, x, alpha, sigma: (alpha * x - sigma * said, sigma * x + alpha * said),
-    ),
+    "v": Prediction(_v_target, _v_read),
     "velocity": Prediction(
         lambda data, noise, alpha, sigma: noise - data,
         lambda said, x, alpha, sigma: (x - sigma * said, x + alpha * said),
     ),
     "hybrid": Prediction(_hybrid_target, _hybrid_read),
 }
-"""noise: of Ho et al. (arXiv:2006.11239); v: alpha e - sigma x (Salimans & Ho, arXiv:2202.00512),
-for paths with alpha^2 + sigma^2 = 1; velocity: e - x, for the straight path; hybrid: that of
-CaloDiffusion on dataset 3, x = x_t / (1 + sigma^2) + F sigma / sqrt(1 + sigma^2): its squared error
-of x with weight 1 + 1 / sigma^2 is the plain squared error of F."""
+"""noise: of Ho et al. (arXiv:2006.11239); v: alpha e - sigma x (Salimans & Ho, arXiv:2202.00512)
+over the root of alpha^2 + sigma^2, whose mean given x_t is 0 wherever the data are standard normal
+numbers; velocity: e - x, for the straight path; hybrid: that of CaloDiffusion on dataset 3, x =
+x_t / (1 + sigma^2) + F sigma / sqrt(1 + sigma^2): its squared error of x with weight 1 + 1 /
+sigma^2 is the plain squared error of F."""
 
 
 @dataclass(frozen=True)
