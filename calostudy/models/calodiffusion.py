@@ -8,12 +8,13 @@ Size `paper` has the structure, the preprocessing and the recipe of the publishe
 without its stop of the training by the losses and without the plateau schedule of its rate.
 
 Size `embedded` is small enough to be trained in minutes on one processor core, and no published
-configuration. A second network, a perceptron, first makes the energies of the layers, as in the
-authors' later versions; the U-Net is told and its cells are scaled to them. Numbers that are
-standard normal one by one take the place of logits (`calostudy.marginals`); empty cells are random
-ones of those that stand for none. Neighbouring cells share a place of the grid. The U-Net says v,
-at first 0: showers whose cells are right one by one. Showers are turned and mirrored at random
-while training. There, CaloGAN's calorimeter is possible too: its phi is no circle.
+configuration. A perceptron first makes the energies of the layers, as in the authors' later
+versions; the U-Net is told and its cells are scaled to them. Numbers that are standard normal one
+by one take the place of logits (`calostudy.marginals`); empty cells are random ones of those that
+stand for none. What many cells do together (`calostudy.modes`) another perceptron says, which is
+trained before the U-Net. Neighbouring cells share a place of the grid. The networks say v, the
+U-Net at first 0: showers whose cells are right one by one. Showers are turned and mirrored at
+random while training. There, CaloGAN's calorimeter is possible too: its phi is no circle.
 """
 
 import copy
@@ -29,6 +30,7 @@ from calostudy import preprocessing as pre
 from calostudy.marginals import Marginals
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
+from calostudy.modes import Modes, number_of_modes
 from calostudy.networks import shower_unet
 from calostudy.networks.cylindrical import UNetStructure
 from calostudy.networks.residual_mlp import ResidualMLP
@@ -42,7 +44,7 @@ from calostudy.samplers.diffusion import (
 )
 from calostudy.showers import Showers
 
-LAYERS, VOXELS = "layers", "voxels"
+LAYERS, MODES, VOXELS = "layers", "modes", "voxels"
 STEPS = 400
 """Of the published path."""
 
@@ -81,6 +83,9 @@ KNOTS = {name: 15 if name in _DS1 else 12 for name in RANGE}
 """So many incident energies, evenly spread in their logarithm, at which size `embedded` takes
 moments; on dataset 1 all that there are."""
 
+_ENOUGH = 10_000
+"""Showers in which size `embedded` looks for the collective modes."""
+
 EMPTY, BLUR = -1.5, 0.5
 """Mean and deviation of the logarithm, in units of the threshold, of what fills empty layers."""
 
@@ -103,12 +108,15 @@ STRUCTURE: dict[str, dict[str, ShowerStructure]] = {
 """By size and dataset."""
 
 PERCEPTRON = 128, 3
-"""Width and blocks of the network of the layers' energies."""
+"""Width and blocks of the networks of the layers' energies and of the collective modes."""
 
 _PATH = discrete_cosine_path(STEPS)
 PROCESSES: dict[str, Callable[[str], dict[str, Process]]] = {
     "paper": lambda name: {VOXELS: Process(_PATH, "hybrid" if name == "ds3" else "noise")},
-    "embedded": lambda name: {LAYERS: Process(STRAIGHT, "velocity"), VOXELS: Process(_PATH, "v")},
+    "embedded": lambda name: {
+        LAYERS: Process(STRAIGHT, "velocity"),
+        **dict.fromkeys((MODES, VOXELS), Process(_PATH, "v")),
+    },
 }
 """By size and dataset."""
 
@@ -134,7 +142,8 @@ _LAYER_RECIPE = replace(_VOXEL_RECIPE, epochs=150, batch=64)
 
 
 def _embedded(epochs: int) -> dict[str, TrainingRecipe]:
-    return {LAYERS: _LAYER_RECIPE, VOXELS: replace(_VOXEL_RECIPE, epochs=epochs)}
+    voxels = replace(_VOXEL_RECIPE, epochs=epochs)
+    return {LAYERS: _LAYER_RECIPE, MODES: replace(_LAYER_RECIPE, epochs=100), VOXELS: voxels}
 
 
 RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
@@ -144,7 +153,7 @@ RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
     },
     "embedded": {
         **{name: _embedded(44) for name in _DS1},
-        **{name: _embedded(36) for name in ("ds2", "ds3", *_CALOGAN)},
+        **{name: _embedded(20) for name in ("ds2", "ds3", *_CALOGAN)},
     },
 }
 """By size, dataset and network."""
@@ -195,14 +204,19 @@ class CaloDiffusion(Diffusion):
             return {VOXELS: voxels}
         nn.init.zeros_(voxels.unet.end.weight)
         nn.init.zeros_(voxels.unet.end.bias)
-        return {LAYERS: ResidualMLP(len(calorimeter.layers), 1, *PERCEPTRON), VOXELS: voxels}
+        layers, modes = len(calorimeter.layers), number_of_modes(calorimeter)
+        return {
+            LAYERS: ResidualMLP(layers, 1, *PERCEPTRON),
+            MODES: ResidualMLP(modes, 1 + layers, *PERCEPTRON),
+            VOXELS: voxels,
+        }
 
     # ---- constants ----------------------------------------------------------------------
 
     def initial_constants(self) -> dict[str, Tensor]:
         """In size `embedded`, mean and deviation of the numbers of the layers by incident energy,
-        and the `Marginals` of the cells. In `paper`, mean and deviation of the logits, and on
-        datasets 2 and 3 which cells were ever hit."""
+        the `Marginals` of the cells and their `Modes`. In `paper`, mean and deviation of the
+        logits, and on datasets 2 and 3 which cells were ever hit."""
         name, calorimeter = self.dataset.name, self.dataset.calorimeter
         if not self.embedded:
             known = PUBLISHED.get(name, Published(RESPONSE[name], 0.0, 1.0))
@@ -215,6 +229,7 @@ class CaloDiffusion(Diffusion):
             "layers.mean": torch.zeros(knots, layers),
             "layers.deviation": torch.ones(knots, layers),
             **Marginals.untrained(calorimeter, self.dataset.threshold).constants(),
+            **Modes.untrained(calorimeter).constants(),
         }
 
     def fit_constants(self, showers: Showers) -> None:
@@ -225,6 +240,10 @@ class CaloDiffusion(Diffusion):
             calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
             fitted = Marginals.fitted(calorimeter, threshold, batch["cells"])
             self.constants.update(fitted.constants())
+            generator, cells = torch.Generator().manual_seed(1), batch["cells"][:_ENOUGH]
+            uniform = torch.rand(cells.shape, generator=generator)
+            numbers = fitted.forward(cells, self._layers(cells), uniform)
+            self.constants.update(Modes.fitted(calorimeter, numbers).constants())
         elif "hit" in self.constants:
             self.constants["hit"] = (batch["cells"] > 0).any(dim=0).float()
         elif self.dataset.name not in PUBLISHED:
@@ -278,6 +297,10 @@ class CaloDiffusion(Diffusion):
     def _fill(self, shape: tuple[int, ...], generator=None) -> Tensor:
         """Logarithms in place of that of nothing, below 0."""
         return (EMPTY + BLUR * torch.randn(shape, generator=generator)).clamp(max=-0.1)
+
+    @property
+    def _modes(self) -> Modes:
+        return Modes.of_constants(self.dataset.calorimeter, self.constants)
 
     def _layers(self, cells: Tensor) -> Tensor:
         """Energies (B, L) in MeV of layers, in float64."""
@@ -365,11 +388,15 @@ class CaloDiffusion(Diffusion):
             data = self._to_numbers(batch["cells"], incident)
             energies = self._filled_layers(batch) if self.embedded else None
             conditions = self._conditions(incident, energies)
+            data = data @ self._modes.matrix if network == MODES else data
         data, conditions = data.to(self.precision), conditions.to(self.precision)
+        net = self.networks[network]
+        if self.embedded and network == VOXELS:
+            frozen = torch.no_grad()(lambda *given: self.networks[MODES](*given))
+            net = self._modes.joined(net, frozen)
 
         def predict(x: Tensor, time: Tensor) -> Tensor:
-            told = process.path.sigma(time).to(x)
-            return self.networks[network](x, told, conditions)
+            return net(x, process.path.sigma(time).to(x), conditions)
 
         return process.loss(predict, data, time, torch.randn_like(data))
 
@@ -383,6 +410,10 @@ class CaloDiffusion(Diffusion):
         noise: ShowerNoise,
     ) -> Tensor:
         incident = torch.tensor([energy], dtype=torch.float64)
+        streams = list(networks)
+        if self.embedded:
+            joined = self._modes.joined(networks[VOXELS], networks[MODES])
+            networks = {**networks, VOXELS: joined}
 
         def drawn(network: str, size: int, conditions: Tensor) -> Tensor:
             process, conditions = self.processes[network], conditions.to(noise.dtype)
@@ -391,7 +422,7 @@ class CaloDiffusion(Diffusion):
                 told = torch.tensor([process.path.at(time)[1]], dtype=x.dtype)
                 return networks[network](x, told, conditions)
 
-            numbers = noise.of(list(networks).index(network), (size,))
+            numbers = noise.of(streams.index(network), (size,))
             return samplings[network].solve(process.denoiser(predict), process.path, numbers)
 
         calorimeter, energies = self.dataset.calorimeter, None

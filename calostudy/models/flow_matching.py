@@ -1,6 +1,6 @@
 """Flow matching with a transformer: the study's own surrogate, in the line of CaloDREAM.
 
-Two networks are trained to say the velocity between noise and showers (Lipman et al.,
+Networks are trained to say the velocity between noise and showers (Lipman et al.,
 arXiv:2210.02747): one makes the fractions u of the energy in the layers (`energy_fractions`), all
 at once; one makes the cells, given the incident energy and the layers'. Size `paper` has the
 network of CaloDREAM's shapes (arXiv:2405.09629) on datasets 2 and 3, with its numbers of
@@ -11,7 +11,8 @@ processor core.
 What is ours in both sizes is how the second network sees a cell: as a number that is standard
 normal by itself, given the energy of its layer (`calostudy.marginals`), and a cell without a hit
 as a random one of those that stand for none. It says v, the velocity less what it is for normal
-numbers: a network that says 0 makes showers whose cells are right one by one.
+numbers: a network that says 0 makes showers whose cells are right one by one. What many cells do
+together (`calostudy.modes`) a perceptron says, which is trained first.
 """
 
 import copy
@@ -29,6 +30,8 @@ from calostudy.marginals import Marginals
 from calostudy.models.caloinn import Logit
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
+from calostudy.modes import Modes, number_of_modes
+from calostudy.networks.residual_mlp import ResidualMLP
 from calostudy.networks.transformer import (
     Patches,
     Shape,
@@ -38,7 +41,7 @@ from calostudy.networks.transformer import (
 from calostudy.samplers.diffusion import STRAIGHT, Process, Sampling, spread_times
 from calostudy.showers import Showers
 
-ENERGIES, VOXELS = "energies", "voxels"
+ENERGIES, MODES, VOXELS = "energies", "modes", "voxels"
 
 RESPONSE = {
     **{"ds1-photons": 3.1, "ds1-pions": 6.93, "ds2": 2.0, "ds3": 2.0},
@@ -82,6 +85,9 @@ ENERGY_STRUCTURE = {
 }
 """Of the energy network, by size."""
 
+PERCEPTRON = 128, 3
+"""Width and blocks of the network of the collective modes."""
+
 _PUBLISHED = TrainingRecipe(
     800, 64, 1e-3, "cosine", {"rise": 0.01, "end": 1e3}, validation=0.1, clip=100.0, average=0.9999
 )
@@ -89,16 +95,23 @@ _EMBEDDED = TrainingRecipe(
     60, 32, 1.5e-3, "cosine", {"rise": 0.05, "end": 1e2}, validation=0.1, clip=1.0, average=0.998
 )
 _LAYERWISE = replace(_EMBEDDED, epochs=100, batch=64)
-_SHORT = {ENERGIES: _LAYERWISE, VOXELS: replace(_EMBEDDED, epochs=36)}
-_LARGE = {ENERGIES: replace(_PUBLISHED, batch=256), VOXELS: _PUBLISHED}
+EPOCHS = {
+    **{"ds1-photons": 40, "ds1-pions": 40, "ds2": 16, "ds3": 30},
+    **{"calogan-eplus": 16, "calogan-gamma": 30, "calogan-piplus": 30},
+}
+"""Of the voxel network in size `embedded`."""
+_LARGE = {ENERGIES: replace(_PUBLISHED, batch=256), MODES: _PUBLISHED, VOXELS: _PUBLISHED}
 RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
     "paper": dict.fromkeys(RESPONSE, _LARGE),
     "embedded": {
-        name: _SHORT if name in ("ds2", "ds3") else {ENERGIES: _LAYERWISE, VOXELS: _EMBEDDED}
-        for name in RESPONSE
+        name: {ENERGIES: _LAYERWISE, MODES: _LAYERWISE, VOXELS: replace(_EMBEDDED, epochs=epochs)}
+        for name, epochs in EPOCHS.items()
     },
 }
 """By size, dataset and network."""
+
+_ENOUGH = 10_000
+"""Showers in which the collective modes are looked for."""
 
 SAMPLINGS = {
     "paper": {ENERGIES: Sampling("midpoint", 32), VOXELS: Sampling("midpoint", 16)},
@@ -122,7 +135,8 @@ class FlowMatching(Diffusion):
 
     @property
     def processes(self) -> Mapping[str, Process]:
-        return {ENERGIES: Process(STRAIGHT, "velocity"), VOXELS: Process(STRAIGHT, "v")}
+        v = Process(STRAIGHT, "v")
+        return {ENERGIES: Process(STRAIGHT, "velocity"), MODES: v, VOXELS: v}
 
     @property
     def samplings(self) -> Mapping[str, Sampling]:
@@ -137,6 +151,7 @@ class FlowMatching(Diffusion):
         patches = Patches.of(calorimeter, PATCHES[self.size][name])
         return {
             ENERGIES: ShowerTransformer(Patches.single(layers), ENERGY_STRUCTURE[self.size], 1),
+            MODES: ResidualMLP(number_of_modes(calorimeter), 1 + layers, *PERCEPTRON),
             VOXELS: ShowerTransformer(patches, STRUCTURE[self.size][name], 1 + layers),
         }
 
@@ -150,10 +165,11 @@ class FlowMatching(Diffusion):
             "u.mean": torch.zeros(layers),
             "u.deviation": torch.ones(layers),
             **untrained.constants(),
+            **Modes.untrained(calorimeter).constants(),
         }
 
     def fit_constants(self, showers: Showers) -> None:
-        """Mean and deviation of each u, and the distributions of the cells."""
+        """Mean and deviation of each u, the distributions of the cells and their modes."""
         batch, calorimeter = self.prepare(VOXELS, showers), self.dataset.calorimeter
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(len(showers), len(calorimeter.layers), generator=generator)
@@ -162,6 +178,9 @@ class FlowMatching(Diffusion):
         self.constants["u.deviation"] = seen.std(0).clamp_min(1e-2).float()
         fitted = Marginals.fitted(calorimeter, self.dataset.threshold, batch["cells"])
         self.constants.update(fitted.constants())
+        energies, cells = (t[:_ENOUGH] for t in (self._energies(batch), batch["cells"]))
+        numbers = fitted.forward(cells, energies, torch.rand(cells.shape, generator=generator))
+        self.constants.update(Modes.fitted(calorimeter, numbers).constants())
 
     def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
         """Cells (N, V) and incident energies (N,), both in MeV; cells below the threshold are 0."""
@@ -176,7 +195,7 @@ class FlowMatching(Diffusion):
 
         In training, size `embedded` turns and mirrors the showers at random.
         """
-        batch = self.turned(network, batch) if network == VOXELS else batch
+        batch = batch if network == ENERGIES else self.turned(network, batch)
         energies = self._energies(batch)
         fractions = self._fractions(batch, energies)
         if network == ENERGIES:
@@ -186,8 +205,12 @@ class FlowMatching(Diffusion):
             cells = batch["cells"]
             data = self._marginals.forward(cells, energies, torch.rand_like(cells))
             condition = self._condition(batch["incident"], fractions)
+            data = data @ self._modes.matrix.double() if network == MODES else data
         data, condition = data.to(self.precision), condition.to(self.precision)
         net = self.networks[network]
+        if network == VOXELS:
+            frozen = torch.no_grad()(lambda *given: self.networks[MODES](*given))
+            net = self._modes.joined(net, frozen)
         return self.processes[network].loss(
             lambda x, time: net(x, time, condition),
             data,
@@ -205,6 +228,8 @@ class FlowMatching(Diffusion):
         noise: ShowerNoise,
     ) -> Tensor:
         calorimeter, incident = self.dataset.calorimeter, torch.tensor([energy]).double()
+
+        networks = {**networks, VOXELS: self._modes.joined(networks[VOXELS], networks[MODES])}
 
         def made(network: str, stream: int, numbers: int, condition: Tensor) -> Tensor:
             process, condition = self.processes[network], condition.to(noise.dtype)
@@ -236,6 +261,10 @@ class FlowMatching(Diffusion):
     def _marginals(self) -> Marginals:
         calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
         return Marginals.of_constants(calorimeter, threshold, self.constants)
+
+    @property
+    def _modes(self) -> Modes:
+        return Modes.of_constants(self.dataset.calorimeter, self.constants)
 
     def _energies(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The energies (B, L) of layers in MeV, float64."""
