@@ -1,14 +1,16 @@
-"""The distribution of every cell, given the energy of its layer, as a map to normal numbers.
+"""The distribution of every cell and of every layer, as maps to normal numbers.
 
 Of a shower's cells most are empty, which ones is nearly chance, and how large a hit is depends
-above all on the energy that its layer has. `Marginals` takes that part off: it learns how likely a
-hit is and how its energy is distributed, and maps cells to numbers that are standard normal one by
-one (an inverse Rosenblatt transformation without the dependences between cells, Rosenblatt, Ann.
-Math. Stat. 23 (1952) 470). A network that knows nothing then already makes showers whose cells are
-right one by one; what it has to learn are the dependences between them.
+above all on the energy that its layer has. `CellMarginals` takes that part off: it learns how
+likely a hit is and how its energy is distributed, given the layer's energy, and maps cells to
+numbers that are standard normal one by one (the transformation of Rosenblatt, Ann. Math. Stat. 23
+(1952) 470, without the dependences between cells). `LayerMarginals` does the same for the shares
+of the layers in the energy, given the incident energy. A network that knows nothing then already
+makes showers that are right one number at a time; what it has to learn is how they depend on each
+other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,24 +18,32 @@ import torch
 from torch import Tensor
 
 from calostudy.calorimeter import Calorimeter
-from calostudy.preprocessing import layer_sums, symmetries
+from calostudy.preprocessing import (
+    energies_from_fractions,
+    energy_fractions,
+    inverse_logit,
+    layer_sums,
+    share_out,
+    symmetries,
+)
+from calostudy.quantiles import between, fitted_line, follow, go_back, nearness
 
-KNOTS = 12
-"""Energies of a layer at which the distributions of its cells are known; between, they are
-interpolated."""
+KNOTS = 20
+"""Energies at which distributions are known; between, they are interpolated."""
 
-NODES = torch.linspace(-4.5, 4.5, 25, dtype=torch.float64)
+NODES = torch.linspace(-4.5, 4.5, 19, dtype=torch.float64)
 """Normal numbers at which the energy of a hit is known; beyond them it stays what it is."""
 
-_SMALLEST_STEP = 1e-5  # between the logarithms at neighbouring nodes: the map can be inverted
-_ENOUGH = (
-    10.0  # hits of a knot; those of all showers, whatever the layer's energy, make up for less
-)
+FINE_NODES = torch.linspace(-4.5, 4.5, 91, dtype=torch.float64)
+"""The same for a layer's share of the energy, whose distribution has edges."""
+
+_ENOUGH = 10.0  # hits of a knot; those of all showers, at any energy, make up for less
 _CERTAIN = 1e-6  # a hit is never less likely than this, nor more than 1 less this
+_MARGIN = 1e-6  # how far a share is kept from 0 and 1
 
 
 @dataclass(frozen=True)
-class Marginals:
+class CellMarginals:
     """Cells (N, V) in MeV to standard normal numbers (N, V), and back.
 
     calorimeter, threshold: whose cells, and in MeV what counts as a hit.
@@ -49,7 +59,7 @@ class Marginals:
     logs: Tensor
 
     @classmethod
-    def untrained(cls, calorimeter: Calorimeter, threshold: float) -> "Marginals":
+    def untrained(cls, calorimeter: Calorimeter, threshold: float) -> "CellMarginals":
         """Of no showers in particular."""
         layers, kinds = len(calorimeter.layers), int(orbits(calorimeter).max()) + 1
         knots = torch.linspace(0.0, 10.0, KNOTS)[:, None].repeat(1, layers)
@@ -57,7 +67,7 @@ class Marginals:
         return cls(calorimeter, threshold, knots, torch.full((KNOTS, kinds), 0.5), logs)
 
     @classmethod
-    def fitted(cls, calorimeter: Calorimeter, threshold: float, cells: Tensor) -> "Marginals":
+    def fitted(cls, calorimeter: Calorimeter, threshold: float, cells: Tensor) -> "CellMarginals":
         """Of training showers: cells (N, V) in MeV, those below the threshold 0."""
         kinds = orbits(calorimeter)
         energies = layer_sums(cells.double(), calorimeter.slices)
@@ -79,7 +89,7 @@ class Marginals:
     @classmethod
     def of_constants(
         cls, calorimeter: Calorimeter, threshold: float, constants: Mapping[str, Tensor]
-    ) -> "Marginals":
+    ) -> "CellMarginals":
         """The inverse of `constants`."""
         return cls(calorimeter, threshold, *(constants[f"cells.{k}"] for k in _CONSTANTS))
 
@@ -97,38 +107,41 @@ class Marginals:
         above = probability + (1.0 - probability) * uniform.double().clamp(1e-12, 1.0 - 1e-12)
         rows, places = (cells >= self.threshold).nonzero(as_tuple=True)
         logs = (cells[rows, places].double() / self.threshold).log()
-        within = _inverse_line(self._lines(energies, rows, places), logs)
+        within = go_back(self._lines(energies, rows, places), NODES, logs)
         above[rows, places] = probability[rows, places] * torch.special.ndtr(-within)
         return -torch.special.ndtri(above)
 
     def inverse(self, numbers: Tensor, energies: Tensor) -> Tensor:
         """Cells (N, V) in MeV, float64, of normal numbers (N, V) in layers with energies (N, L).
 
-        A cell is 0 or at least the threshold. The cells of a layer need not sum to its energy.
+        Hits are scaled so that each layer has its energy (`share_out`); where there is none in a
+        layer with energy, the cell that was nearest to be one takes it.
         """
         probability = self._probability(energies)
         above = torch.special.ndtr(-numbers.double())
-        cells = torch.zeros_like(above)
+        for place in self.calorimeter.slices:
+            odds = probability[:, place] / above[:, place].clamp_min(1e-300)
+            nearest = odds.argmax(dim=1, keepdim=True)
+            least = 0.999 * probability[:, place].gather(1, nearest)
+            above[:, place] = above[:, place].scatter_reduce(1, nearest, least, "amin")
+        shares = torch.zeros_like(above)
         rows, places = (above < probability).nonzero(as_tuple=True)
         within = -torch.special.ndtri(above[rows, places] / probability[rows, places])
-        logs = _line(self._lines(energies, rows, places), within).clamp_min(0.0)
-        cells[rows, places] = self.threshold * logs.exp()
-        return cells
+        logs = follow(self._lines(energies, rows, places), NODES, within).clamp_min(0.0)
+        shares[rows, places] = self.threshold * logs.exp()
+        parts = [
+            share_out(shares[:, place], energies[:, i], self.threshold)
+            for i, place in enumerate(self.calorimeter.slices)
+        ]
+        return torch.cat(parts, dim=1)
 
     # ---- at the energies of a shower's layers -------------------------------------------
 
     def _weights(self, energies: Tensor) -> Tensor:
-        """How near the knots layer energies (N, L) are: (N, L, K), float64, each sum 1."""
-        knots = self.knots.double().T.contiguous()  # (L, K)
+        """How near the knots layer energies (N, L) are: (N, L, K), float64."""
         logs = (energies.double() / self.threshold).clamp_min(1e-9).log()
-        logs = logs.T.contiguous().clamp(knots[:, :1], knots[:, -1:])  # (L, N)
-        upper = torch.searchsorted(knots, logs, right=True).clamp(1, KNOTS - 1)
-        low, high = knots.gather(1, upper - 1), knots.gather(1, upper)
-        share = (logs - low) / (high - low)
-        weights = torch.zeros(*logs.shape, KNOTS, dtype=torch.float64)
-        weights.scatter_(2, (upper - 1)[..., None], (1.0 - share)[..., None])
-        weights.scatter_(2, upper[..., None], share[..., None])
-        return weights.transpose(0, 1)
+        pairs = zip(self.knots.double().T, logs.T, strict=True)
+        return torch.stack([nearness(knots, at) for knots, at in pairs], dim=1)
 
     def _probability(self, energies: Tensor) -> Tensor:
         """Of a hit: (N, V); none in a layer without energy."""
@@ -145,7 +158,7 @@ class Marginals:
         weights = self._weights(energies)[rows, _layers(self.calorimeter)[places]]  # (n, K)
         weight, knot = weights.topk(2, dim=1)
         logs = self.logs.double()[knot, orbits(self.calorimeter)[places][:, None]]  # (n, 2, Q)
-        return (weight[:, :, None] * logs).sum(dim=1)
+        return between(logs, weight)
 
 
 _CONSTANTS = ("knots", "hit", "logs")
@@ -170,8 +183,11 @@ def _layers(calorimeter: Calorimeter) -> Tensor:
 
 
 def _knots(logs: Tensor) -> Tensor:
-    """Evenly spread among the showers: (K,), increasing."""
-    found = torch.quantile(logs, torch.linspace(0.0, 1.0, KNOTS, dtype=torch.float64))
+    """One half evenly spread among the showers, one half over their range: (K,), increasing."""
+    places = torch.linspace(0.0, 1.0, KNOTS // 2, dtype=torch.float64)
+    within = torch.linspace(0.0, 1.0, KNOTS - len(places) + 2, dtype=torch.float64)[1:-1]
+    low, high = logs.amin(), logs.amax()
+    found = torch.cat([torch.quantile(logs, places), low + within * (high - low)]).sort().values
     return found + 1e-3 * torch.arange(KNOTS)
 
 
@@ -187,37 +203,86 @@ def _hits(cells: Tensor, weights: Tensor, threshold: float) -> tuple[Tensor, Ten
     probability = probability.clamp(_CERTAIN, 1.0 - _CERTAIN)
     if not len(rows):
         return probability, None
-    logs, order = (cells[rows, places].double() / threshold).log().sort()
-    each = weights[rows[order]] + lean
-    middle = (each.cumsum(dim=0) - 0.5 * each) / each.sum(dim=0)
-    level = torch.special.ndtr(NODES)
-    found = torch.stack([_interpolated(level, column, logs) for column in middle.T])
-    steps = found.diff(dim=1).clamp_min(_SMALLEST_STEP)
-    return probability, torch.cat([found[:, :1], found[:, :1] + steps.cumsum(dim=1)], dim=1)
+    logs = (cells[rows, places].double() / threshold).log()
+    return probability, fitted_line(logs, weights[rows] + lean, NODES)
 
 
-def _interpolated(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """y at the places `at`, linear between the points (x, y), constant beyond them."""
-    if len(x) == 1:
-        return y.expand(len(at))
-    upper = torch.searchsorted(x.contiguous(), at).clamp(1, len(x) - 1)
-    share = (at - x[upper - 1]) / (x[upper] - x[upper - 1]).clamp_min(1e-300)
-    return y[upper - 1] + share.clamp(0.0, 1.0) * (y[upper] - y[upper - 1])
+@dataclass(frozen=True)
+class LayerMarginals:
+    """Energies of layers (N, L) in MeV to standard normal numbers (N, L), and back.
+
+    Between them are the u's of `calostudy.preprocessing.energy_fractions`. Behind the end of a
+    shower each layer takes all there is, which is nothing: a little too much energy then ends up
+    in the next layer and not in the last one. A u that is 0 or 1 becomes one of many numbers.
+
+    response: largest deposited / incident energy; more is taken for this much.
+    knots: (K,), logarithms of incident energies in MeV, increasing.
+    logits: (K, L, Q), logit of each u at `FINE_NODES`, increasing.
+    """
+
+    response: float
+    knots: Tensor
+    logits: Tensor
+
+    @classmethod
+    def untrained(cls, layers: int, response: float) -> "LayerMarginals":
+        """Of no showers in particular."""
+        logits = 0.5 * FINE_NODES.float().repeat(KNOTS, layers, 1)
+        return cls(response, torch.linspace(5.0, 15.0, KNOTS), logits)
+
+    @classmethod
+    def fitted(
+        cls, response: float, energies: Tensor, incident: Tensor, uniform: Tensor
+    ) -> "LayerMarginals":
+        """Of training showers: energies (N, L) of layers and incident energies (N,), both in MeV;
+        uniform: (N, L) in [0, 1)."""
+        logs = incident.double().log()
+        places = torch.linspace(0.0, 1.0, KNOTS, dtype=torch.float64)
+        knots = logs.amin() + places * (logs.amax() - logs.amin()).clamp_min(1e-3)
+        weights = nearness(knots, logs)
+        # A knot with next to no showers is what all of them are.
+        weights = weights + (_ENOUGH - weights.sum(dim=0)).clamp_min(0.0) / len(logs)
+        logits = _blurred(_ended(energies, incident, response), uniform)
+        lines = [fitted_line(each, weights, FINE_NODES) for each in logits.T]
+        return cls(response, knots.float(), torch.stack(lines, dim=1).float())
+
+    @classmethod
+    def of_constants(cls, response: float, constants: Mapping[str, Tensor]) -> "LayerMarginals":
+        """The inverse of `constants`."""
+        return cls(response, constants["layers.knots"], constants["layers.logits"])
+
+    def constants(self) -> dict[str, Tensor]:
+        """What a surrogate stores, float32."""
+        return {"layers.knots": self.knots, "layers.logits": self.logits}
+
+    def forward(self, energies: Tensor, incident: Tensor, uniform: Tensor) -> Tensor:
+        """Normal numbers (N, L), float64, of energies (N, L) of layers at incident energies (N,),
+        both in MeV; uniform: (N, L) in [0, 1)."""
+        u = _ended(energies, incident, self.response)
+        return self._by_layer(go_back, _blurred(u, uniform), incident)
+
+    def inverse(self, numbers: Tensor, incident: Tensor) -> Tensor:
+        """Energies (N, L) in MeV, float64, of normal numbers (N, L) at incident energies (N,)."""
+        u = inverse_logit(self._by_layer(follow, numbers.double(), incident), _MARGIN)
+        return energies_from_fractions(u, incident.double(), self.response)
+
+    def _by_layer(self, read: Callable, values: Tensor, incident: Tensor) -> Tensor:
+        weights = nearness(self.knots.double(), incident.double().log())
+        lines = self.logits.double().transpose(0, 1)  # (L, K, Q)
+        found = [read(weights @ own, FINE_NODES, v) for own, v in zip(lines, values.T, strict=True)]
+        return torch.stack(found, dim=1)
 
 
-def _line(lines: Tensor, at: Tensor) -> Tensor:
-    """Values (n,) of lines (n, Q) through `NODES` at normal numbers (n,)."""
-    at = at.clamp(NODES[0], NODES[-1])
-    step = NODES[1] - NODES[0]
-    lower = ((at - NODES[0]) / step).floor().long().clamp(0, len(NODES) - 2)
-    low, high = (lines.gather(1, i[:, None])[:, 0] for i in (lower, lower + 1))
-    return low + (at - NODES[lower]) / step * (high - low)
+def _ended(energies: Tensor, incident: Tensor, response: float) -> Tensor:
+    """The u's (N, L) of layers, 1 behind the end of a shower."""
+    u = energy_fractions(energies.double(), incident.double(), response)
+    behind = energies.flip(1).cumsum(1).flip(1)[:, :-1] > 0
+    return torch.cat([u[:, :1], torch.where(behind, u[:, 1:], 1.0)], dim=1)
 
 
-def _inverse_line(lines: Tensor, values: Tensor) -> Tensor:
-    """The inverse of `_line`."""
-    lower = torch.searchsorted(lines.contiguous(), values[:, None])[:, 0] - 1
-    lower = lower.clamp(0, len(NODES) - 2)
-    low, high = (lines.gather(1, i[:, None])[:, 0] for i in (lower, lower + 1))
-    at = NODES[lower] + (values - low) / (high - low) * (NODES[1] - NODES[0])
-    return at.clamp(NODES[0], NODES[-1])
+def _blurred(u: Tensor, uniform: Tensor) -> Tensor:
+    """Logits of u's, float64, in which 0 and 1 have a density, too: 2 wide, at their end."""
+    p = _MARGIN + (1.0 - 2.0 * _MARGIN) * u.double()
+    logits = p.log() - torch.log1p(-p)
+    end = logits.abs() >= -torch.tensor(_MARGIN).log() - 1e-3
+    return logits - torch.where(end, 2.0 * uniform.double() * logits.sign(), 0.0)

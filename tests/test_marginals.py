@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from calostudy.calorimeter import calorimeter
 from calostudy.datasets import dataset, load
-from calostudy.marginals import NODES, Marginals, orbits
+from calostudy.marginals import NODES, CellMarginals, orbits
 from calostudy.preprocessing import layer_sums, symmetries, turn_at_random
 
 NAMES = ["ds1-photons", "ds2", "calogan-eplus"]
@@ -32,7 +32,7 @@ def by_orbit(marginals, values):
 @pytest.fixture(scope="module", params=NAMES)
 def fitted(request):
     geometry, threshold, cells, energies = showers_of(request.param)
-    return Marginals.fitted(geometry, threshold, cells), cells, energies
+    return CellMarginals.fitted(geometry, threshold, cells), cells, energies
 
 
 def test_the_showers_of_the_fit_come_back(fitted):
@@ -68,7 +68,7 @@ def test_normal_numbers_become_hits_as_often_and_as_large_as_geant4s(fitted):
 
 def test_the_chance_of_a_hit_grows_with_the_energy_of_the_layer():
     geometry, threshold, cells, _ = showers_of("ds2")
-    marginals = Marginals.fitted(geometry, threshold, cells)
+    marginals = CellMarginals.fitted(geometry, threshold, cells)
     layer = torch.tensor([5.0, 50.0, 500.0])[:, None] * torch.ones(1, 45)
     chance = marginals._probability(layer)[:, geometry.slices[10]]
     assert (chance.mean(dim=1).diff() > 0).all()
@@ -88,7 +88,7 @@ def test_what_a_symmetry_exchanges_is_alike(fitted):
     torch.manual_seed(4)
     turned = turn_at_random(cells, symmetries(marginals.calorimeter))
     assert not torch.equal(turned, cells)
-    other = Marginals.fitted(marginals.calorimeter, marginals.threshold, turned)
+    other = CellMarginals.fitted(marginals.calorimeter, marginals.threshold, turned)
     torch.testing.assert_close(other.knots, marginals.knots)
     torch.testing.assert_close(other.hit, marginals.hit)
 
@@ -97,7 +97,7 @@ def test_what_a_symmetry_exchanges_is_alike(fitted):
 @given(st.integers(0, 10_000), st.floats(0.02, 1e4))
 def test_any_numbers_become_cells_and_come_back(seed, energy):
     generator = torch.Generator().manual_seed(seed)
-    marginals = Marginals.untrained(calorimeter("ds1-photons"), 1.0)
+    marginals = CellMarginals.untrained(calorimeter("ds1-photons"), 1.0)
     numbers = 2.0 * torch.randn(3, 368, generator=generator, dtype=torch.float64)
     energies = torch.full((3, 5), energy, dtype=torch.float64)
     cells = marginals.inverse(numbers, energies)
@@ -111,7 +111,7 @@ def test_any_numbers_become_cells_and_come_back(seed, energy):
 
 def test_constants_bring_them_back(fitted):
     marginals, cells, energies = fitted
-    again = Marginals.of_constants(
+    again = CellMarginals.of_constants(
         marginals.calorimeter, marginals.threshold, marginals.constants()
     )
     numbers = torch.randn(5, cells.shape[1])
@@ -123,7 +123,7 @@ def test_constants_bring_them_back(fitted):
 def test_few_showers_and_none_at_all_are_answered():
     geometry, threshold, cells, energies = showers_of("ds1-photons", slice(0, 1))
     for some in (cells, torch.zeros_like(cells)):
-        marginals = Marginals.fitted(geometry, threshold, some)
+        marginals = CellMarginals.fitted(geometry, threshold, some)
         numbers = marginals.forward(cells, energies, torch.full_like(cells, 0.5))
         assert torch.isfinite(numbers).all()
         assert torch.isfinite(marginals.inverse(torch.randn_like(cells), energies)).all()

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
-from calostudy.marginals import Marginals
+from calostudy.marginals import CellMarginals
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.modes import Modes, number_of_modes
@@ -215,7 +215,7 @@ class CaloDiffusion(Diffusion):
 
     def initial_constants(self) -> dict[str, Tensor]:
         """In size `embedded`, mean and deviation of the numbers of the layers by incident energy,
-        the `Marginals` of the cells and their `Modes`. In `paper`, mean and deviation of the
+        the `CellMarginals` of the cells and their `Modes`. In `paper`, mean and deviation of the
         logits, and on datasets 2 and 3 which cells were ever hit."""
         name, calorimeter = self.dataset.name, self.dataset.calorimeter
         if not self.embedded:
@@ -228,7 +228,7 @@ class CaloDiffusion(Diffusion):
         return {
             "layers.mean": torch.zeros(knots, layers),
             "layers.deviation": torch.ones(knots, layers),
-            **Marginals.untrained(calorimeter, self.dataset.threshold).constants(),
+            **CellMarginals.untrained(calorimeter, self.dataset.threshold).constants(),
             **Modes.untrained(calorimeter).constants(),
         }
 
@@ -238,7 +238,7 @@ class CaloDiffusion(Diffusion):
         if self.embedded:
             self._fit_moments(parts)
             calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
-            fitted = Marginals.fitted(calorimeter, threshold, batch["cells"])
+            fitted = CellMarginals.fitted(calorimeter, threshold, batch["cells"])
             self.constants.update(fitted.constants())
             generator, cells = torch.Generator().manual_seed(1), batch["cells"][:_ENOUGH]
             uniform = torch.rand(cells.shape, generator=generator)
@@ -275,9 +275,9 @@ class CaloDiffusion(Diffusion):
         }
 
     @property
-    def _marginals(self) -> Marginals:
+    def _marginals(self) -> CellMarginals:
         calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
-        return Marginals.of_constants(calorimeter, threshold, self.constants)
+        return CellMarginals.of_constants(calorimeter, threshold, self.constants)
 
     def _place(self, incident: Tensor) -> Tensor:
         """Incident energies (B,) in MeV, their logarithm from 0 to 1: (B,)."""
@@ -353,21 +353,7 @@ class CaloDiffusion(Diffusion):
             logits = pre.unstandardise(values.double(), *self.constants["logits"].double())
             cells = pre.inverse_logit(logits) * (self._response * incident[:, None])
             return cells * self.constants.get("hit", 1.0)
-        shares = self._marginals.inverse(values, energies)
-        # Where there is no hit in a layer with energy, its highest cell takes it.
-        shares = torch.where(shares > 0.0, shares, 1e-12 * values.double().exp())
-        threshold = self.dataset.threshold
-        calorimeter = self.dataset.calorimeter
-        if calorimeter.shape:
-            by_layer = shares.view(energies.numel(), -1)
-            return pre.share_out(by_layer, energies.flatten(), threshold).view_as(shares)
-        return torch.cat(
-            [
-                pre.share_out(shares[:, s], energies[:, i], threshold)
-                for i, s in enumerate(calorimeter.slices)
-            ],
-            dim=1,
-        )
+        return self._marginals.inverse(values, energies)
 
     # ---- training -----------------------------------------------------------------------
 

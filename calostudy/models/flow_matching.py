@@ -8,11 +8,11 @@ parameters; its sequential energy network is replaced by a small transformer ove
 vit4hep (arXiv:2509.25169). Size `embedded` is small enough to be trained within an hour on one
 processor core.
 
-What is ours in both sizes is how the second network sees a cell: as a number that is standard
-normal by itself, given the energy of its layer (`calostudy.marginals`), and a cell without a hit
-as a random one of those that stand for none. It says v, the velocity less what it is for normal
-numbers: a network that says 0 makes showers whose cells are right one by one. What many cells do
-together (`calostudy.modes`) a perceptron says, which is trained first.
+What is ours in both sizes is what the networks see (`calostudy.normal_space`): numbers that are
+standard normal one by one, of the layers given the incident energy and of the cells given the
+energy of their layer. Networks say v, the velocity less what it is for normal numbers: those that
+say 0 make showers that are right one number at a time. What many cells do together a perceptron
+says, which is trained before the network of the cells.
 """
 
 import copy
@@ -25,12 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
+from calostudy.calorimeter import Calorimeter
 from calostudy.energies import GEV
-from calostudy.marginals import Marginals
-from calostudy.models.caloinn import Logit
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
-from calostudy.modes import Modes, number_of_modes
+from calostudy.modes import number_of_modes
 from calostudy.networks.residual_mlp import ResidualMLP
 from calostudy.networks.transformer import (
     Patches,
@@ -38,6 +37,7 @@ from calostudy.networks.transformer import (
     ShowerTransformer,
     TransformerStructure,
 )
+from calostudy.normal_space import NormalSpace
 from calostudy.samplers.diffusion import STRAIGHT, Process, Sampling, spread_times
 from calostudy.showers import Showers
 
@@ -48,9 +48,6 @@ RESPONSE = {
     **{"calogan-eplus": 1.0, "calogan-gamma": 1.0, "calogan-piplus": 1.0},
 }
 """Largest deposited / incident energy by dataset; more is taken for this much."""
-
-SPREAD = Logit(1e-6)
-"""Between the u's and what the network sees; its noise makes a density of what is 0 or 1."""
 
 _DS1 = {(1, 8): (1, 1, 8), (1, 5): (1, 1, 5), (1, 10): (1, 1, 10)}
 _RINGS = {(10, n): (1, 5, 1) for n in (10, 15, 16, 19)}
@@ -110,9 +107,6 @@ RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
 }
 """By size, dataset and network."""
 
-_ENOUGH = 10_000
-"""Showers in which the collective modes are looked for."""
-
 SAMPLINGS = {
     "paper": {ENERGIES: Sampling("midpoint", 32), VOXELS: Sampling("midpoint", 16)},
     "embedded": {ENERGIES: Sampling("midpoint", 32), VOXELS: Sampling("midpoint", 8)},
@@ -135,8 +129,7 @@ class FlowMatching(Diffusion):
 
     @property
     def processes(self) -> Mapping[str, Process]:
-        v = Process(STRAIGHT, "v")
-        return {ENERGIES: Process(STRAIGHT, "velocity"), MODES: v, VOXELS: v}
+        return dict.fromkeys((ENERGIES, MODES, VOXELS), Process(STRAIGHT, "v"))
 
     @property
     def samplings(self) -> Mapping[str, Sampling]:
@@ -158,29 +151,12 @@ class FlowMatching(Diffusion):
     # ---- training -----------------------------------------------------------------------
 
     def initial_constants(self) -> dict[str, Tensor]:
-        calorimeter = self.dataset.calorimeter
-        layers = len(calorimeter.layers)
-        untrained = Marginals.untrained(calorimeter, self.dataset.threshold)
-        return {
-            "u.mean": torch.zeros(layers),
-            "u.deviation": torch.ones(layers),
-            **untrained.constants(),
-            **Modes.untrained(calorimeter).constants(),
-        }
+        return NormalSpace.untrained(*self._geometry).constants()
 
     def fit_constants(self, showers: Showers) -> None:
-        """Mean and deviation of each u, the distributions of the cells and their modes."""
-        batch, calorimeter = self.prepare(VOXELS, showers), self.dataset.calorimeter
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(len(showers), len(calorimeter.layers), generator=generator)
-        seen = SPREAD.forward(self._fractions(batch, self._energies(batch)), noise.double())
-        self.constants["u.mean"] = seen.mean(0).float()
-        self.constants["u.deviation"] = seen.std(0).clamp_min(1e-2).float()
-        fitted = Marginals.fitted(calorimeter, self.dataset.threshold, batch["cells"])
+        batch = self.prepare(VOXELS, showers)
+        fitted = NormalSpace.fitted(*self._geometry, batch["cells"], batch["incident"])
         self.constants.update(fitted.constants())
-        energies, cells = (t[:_ENOUGH] for t in (self._energies(batch), batch["cells"]))
-        numbers = fitted.forward(cells, energies, torch.rand(cells.shape, generator=generator))
-        self.constants.update(Modes.fitted(calorimeter, numbers).constants())
 
     def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
         """Cells (N, V) and incident energies (N,), both in MeV; cells below the threshold are 0."""
@@ -196,21 +172,20 @@ class FlowMatching(Diffusion):
         In training, size `embedded` turns and mirrors the showers at random.
         """
         batch = batch if network == ENERGIES else self.turned(network, batch)
-        energies = self._energies(batch)
-        fractions = self._fractions(batch, energies)
+        space, (cells, incident) = self._space, (batch["cells"], batch["incident"])
+        energies = pre.layer_sums(cells.double(), self.dataset.calorimeter.slices)
         if network == ENERGIES:
-            values = SPREAD.forward(fractions, torch.rand_like(fractions))
-            data, condition = self._standard(values), self._incident(batch["incident"])
+            data = space.layers.forward(energies, incident, torch.rand(energies.shape))
+            condition = self._incident(incident)
         else:
-            cells = batch["cells"]
-            data = self._marginals.forward(cells, energies, torch.rand_like(cells))
-            condition = self._condition(batch["incident"], fractions)
-            data = data @ self._modes.matrix.double() if network == MODES else data
+            data = space.cells.forward(cells, energies, torch.rand_like(cells))
+            data = data @ space.modes.matrix.double() if network == MODES else data
+            condition = self._condition(incident, energies)
         data, condition = data.to(self.precision), condition.to(self.precision)
         net = self.networks[network]
         if network == VOXELS:
             frozen = torch.no_grad()(lambda *given: self.networks[MODES](*given))
-            net = self._modes.joined(net, frozen)
+            net = space.modes.joined(net, frozen)
         return self.processes[network].loss(
             lambda x, time: net(x, time, condition),
             data,
@@ -227,9 +202,9 @@ class FlowMatching(Diffusion):
         samplings: Mapping[str, Sampling],
         noise: ShowerNoise,
     ) -> Tensor:
-        calorimeter, incident = self.dataset.calorimeter, torch.tensor([energy]).double()
-
-        networks = {**networks, VOXELS: self._modes.joined(networks[VOXELS], networks[MODES])}
+        calorimeter, space = self.dataset.calorimeter, self._space
+        incident = torch.tensor([energy]).double()
+        networks = {**networks, VOXELS: space.modes.joined(networks[VOXELS], networks[MODES])}
 
         def made(network: str, stream: int, numbers: int, condition: Tensor) -> Tensor:
             process, condition = self.processes[network], condition.to(noise.dtype)
@@ -240,57 +215,28 @@ class FlowMatching(Diffusion):
             draw = noise.of(stream, (numbers,))
             return samplings[network].solve(process.denoiser(predict), process.path, draw).double()
 
-        seen = made(ENERGIES, 0, len(calorimeter.layers), self._incident(incident))
-        fractions = SPREAD.inverse(pre.unstandardise(seen, *self._moments))
-        layers = pre.energies_from_fractions(fractions, incident, RESPONSE[self.dataset.name])
-        condition = self._condition(incident, fractions)
-        numbers = made(VOXELS, 1, calorimeter.cells, condition)
-        shares = self._marginals.inverse(numbers, layers)
-        # Where there is no hit in a layer with energy, its highest cell takes it.
-        shares = torch.where(shares > 0.0, shares, 1e-12 * numbers.exp())
-        threshold = self.dataset.threshold
-        cells = [
-            pre.share_out(shares[:, place], layers[:, i], threshold)
-            for i, place in enumerate(calorimeter.slices)
-        ]
-        return torch.cat(cells, dim=1)[0]
+        numbers = made(ENERGIES, 0, len(calorimeter.layers), self._incident(incident))
+        energies = space.layers.inverse(numbers, incident)
+        numbers = made(VOXELS, 1, calorimeter.cells, self._condition(incident, energies))
+        return space.cells.inverse(numbers, energies)[0]
 
     # ---- what the networks see ------------------------------------------------------------
 
     @property
-    def _marginals(self) -> Marginals:
-        calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
-        return Marginals.of_constants(calorimeter, threshold, self.constants)
+    def _geometry(self) -> tuple[Calorimeter, float, float]:
+        entry = self.dataset
+        return entry.calorimeter, entry.threshold, RESPONSE[entry.name]
 
     @property
-    def _modes(self) -> Modes:
-        return Modes.of_constants(self.dataset.calorimeter, self.constants)
-
-    def _energies(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The energies (B, L) of layers in MeV, float64."""
-        return pre.layer_sums(batch["cells"].double(), self.dataset.calorimeter.slices)
-
-    def _fractions(self, batch: Mapping[str, Tensor], energies: Tensor) -> Tensor:
-        """The u's (B, L) of showers, float64."""
-        u = pre.energy_fractions(energies, batch["incident"], RESPONSE[self.dataset.name])
-        # Behind the end of a shower each layer takes all there is, which is nothing: a little too
-        # much energy then ends up in the next layer and not in the last one.
-        behind = energies.flip(1).cumsum(1).flip(1)[:, :-1] > 0
-        return torch.cat([u[:, :1], torch.where(behind, u[:, 1:], 1.0)], dim=1)
+    def _space(self) -> NormalSpace:
+        return NormalSpace.of_constants(*self._geometry, self.constants)
 
     def _incident(self, incident: Tensor) -> Tensor:
         """The incident energy (B,) in MeV as a condition (B, 1) of order 1."""
         return (incident / GEV).log10()[:, None] - 1.0
 
-    def _condition(self, incident: Tensor, fractions: Tensor) -> Tensor:
-        """Incident energy and u's, (B, 1 + L)."""
-        middle = SPREAD.forward(fractions, torch.full_like(fractions, 0.5))
-        return torch.cat([self._incident(incident), self._standard(middle)], dim=1)
-
-    @property
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (L,) of the u's as the network sees them."""
-        return self.constants["u.mean"].double(), self.constants["u.deviation"].double()
-
-    def _standard(self, values: Tensor) -> Tensor:
-        return pre.standardise(values, *self._moments)
+    def _condition(self, incident: Tensor, energies: Tensor) -> Tensor:
+        """Incident energy and normal numbers of the layers, (B, 1 + L)."""
+        middle = torch.full_like(energies, 0.5)
+        numbers = self._space.layers.forward(energies, incident, middle)
+        return torch.cat([self._incident(incident), numbers], dim=1)
