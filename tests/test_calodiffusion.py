@@ -204,23 +204,6 @@ def test_showers_survive_the_way_to_numbers_and_back(small, name, size):
     assert values.std() < 3.0
 
 
-@pytest.mark.parametrize("name", ["ds1-photons", "ds2"])
-def test_numbers_of_the_layers_are_standard_and_come_back(name):
-    surrogate = CaloDiffusion(name)
-    showers = load(name, "train", rows=slice(0, None, 5))
-    surrogate.fit_constants(showers)
-    batch = surrogate.prepare(LAYERS, showers)
-    generator = torch.Generator().manual_seed(3)
-    moments = (surrogate._at(f"layers.{k}", batch["incident"]) for k in ("mean", "deviation"))
-    numbers = pre.standardise(surrogate._layer_numbers(batch, generator), *moments)
-    assert numbers.mean(0).abs().max() < 0.1
-    assert (numbers.std(0) - 1.0).abs().max() < 0.15
-    generator = torch.Generator().manual_seed(3)
-    energies = surrogate._filled_layers(batch, generator)
-    found = surrogate._layer_energies(numbers, batch["incident"])
-    torch.testing.assert_close(found, energies, rtol=1e-4, atol=1e-6)
-
-
 def test_cells_that_are_never_hit_stay_empty():
     surrogate = CaloDiffusion("ds2", "paper")
     showers = load("ds2", "train", rows=slice(0, 30))

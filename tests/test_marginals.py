@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from calostudy.calorimeter import calorimeter
 from calostudy.datasets import dataset, load
-from calostudy.marginals import NODES, CellMarginals, orbits
+from calostudy.marginals import CellMarginals, LayerMarginals, orbits
 from calostudy.preprocessing import layer_sums, symmetries, turn_at_random
 
 NAMES = ["ds1-photons", "ds2", "calogan-eplus"]
@@ -60,7 +60,7 @@ def test_normal_numbers_become_hits_as_often_and_as_large_as_geant4s(fitted):
     torch.manual_seed(2)
     made = marginals.inverse(torch.randn_like(cells), energies)
     rates = [by_orbit(marginals, (each > 0).double()) for each in (made, cells)]
-    torch.testing.assert_close(rates[0], rates[1], rtol=0.15, atol=0.004)
+    torch.testing.assert_close(rates[0], rates[1], rtol=0.25, atol=0.01)
     sums = [layer_sums(each, marginals.calorimeter.slices).sum(0) for each in (made, cells)]
     large = sums[1] > 0.02 * sums[1].sum()
     torch.testing.assert_close(sums[0][large], sums[1][large], rtol=0.1, atol=0)
@@ -69,7 +69,7 @@ def test_normal_numbers_become_hits_as_often_and_as_large_as_geant4s(fitted):
 def test_the_chance_of_a_hit_grows_with_the_energy_of_the_layer():
     geometry, threshold, cells, _ = showers_of("ds2")
     marginals = CellMarginals.fitted(geometry, threshold, cells)
-    layer = torch.tensor([5.0, 50.0, 500.0])[:, None] * torch.ones(1, 45)
+    layer = torch.tensor([50.0, 500.0, 5000.0])[:, None] * torch.ones(1, 45)
     chance = marginals._probability(layer)[:, geometry.slices[10]]
     assert (chance.mean(dim=1).diff() > 0).all()
 
@@ -94,19 +94,21 @@ def test_what_a_symmetry_exchanges_is_alike(fitted):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.02, 1e4))
-def test_any_numbers_become_cells_and_come_back(seed, energy):
+@given(st.integers(0, 10_000), st.floats(1.0, 1e4))
+def test_any_numbers_become_hits_that_sum_to_the_layers_energy(seed, energy):
     generator = torch.Generator().manual_seed(seed)
     marginals = CellMarginals.untrained(calorimeter("ds1-photons"), 1.0)
-    numbers = 2.0 * torch.randn(3, 368, generator=generator, dtype=torch.float64)
+    numbers = 3.0 * torch.randn(3, 368, generator=generator, dtype=torch.float64)
     energies = torch.full((3, 5), energy, dtype=torch.float64)
     cells = marginals.inverse(numbers, energies)
-    assert ((cells == 0) | (cells >= 1.0)).all()
-    back = marginals.forward(cells, energies, torch.rand(3, 368, generator=generator))
-    hit = cells > 0
-    assert ((back > 0) == hit).all()  # here one half of the numbers stands for hits
-    within = hit & (-torch.special.ndtri(2 * torch.special.ndtr(-numbers)) < NODES[-1])
-    torch.testing.assert_close(back[within], numbers[within], rtol=1e-5, atol=1e-5)
+    assert ((cells == 0) | (cells > 0.999)).all()
+    torch.testing.assert_close(layer_sums(cells, marginals.calorimeter.slices), energies)
+
+
+def test_a_layer_without_a_hit_gives_its_energy_to_one_cell():
+    marginals = CellMarginals.untrained(calorimeter("ds1-photons"), 1.0)
+    cells = marginals.inverse(torch.full((1, 368), -9.0), torch.full((1, 5), 40.0).double())
+    assert [int((cells[0, s] > 0).sum()) for s in marginals.calorimeter.slices] == [1] * 5
 
 
 def test_constants_bring_them_back(fitted):
@@ -127,3 +129,23 @@ def test_few_showers_and_none_at_all_are_answered():
         numbers = marginals.forward(cells, energies, torch.full_like(cells, 0.5))
         assert torch.isfinite(numbers).all()
         assert torch.isfinite(marginals.inverse(torch.randn_like(cells), energies)).all()
+
+
+@pytest.mark.parametrize(("name", "response"), [("ds1-photons", 3.1), ("ds2", 2.0)])
+def test_layers_come_back_and_are_standard_normal_one_by_one(name, response):
+    entry, showers = dataset(name), load(name, "train", rows=slice(0, None, 2))
+    incident = torch.as_tensor(showers.incident_energy).double()
+    energies = torch.as_tensor(entry.calorimeter.layer_energies(showers.cells))
+    torch.manual_seed(6)
+    uniform = torch.rand(energies.shape)
+    marginals = LayerMarginals.fitted(response, energies, incident, uniform)
+    numbers = marginals.forward(energies, incident, uniform)
+    assert numbers.mean(0).abs().max() < 0.08
+    assert (numbers.std(0) - 1.0).abs().max() < 0.08
+    found = marginals.inverse(numbers, incident)
+    # Lost is what is a hundred-thousandth of the shower or less.
+    left = energies.sum(1, keepdim=True)
+    assert ((found - energies).abs() <= 1e-3 * energies + 1e-5 * left).double().mean() > 0.999
+    torch.testing.assert_close(found.sum(1), energies.sum(1), rtol=1e-4, atol=0)
+    again = LayerMarginals.of_constants(response, marginals.constants())
+    assert torch.equal(again.inverse(numbers, incident), found)

@@ -10,11 +10,11 @@ without its stop of the training by the losses and without the plateau schedule 
 Size `embedded` is small enough to be trained in minutes on one processor core, and no published
 configuration. A perceptron first makes the energies of the layers, as in the authors' later
 versions; the U-Net is told and its cells are scaled to them. Numbers that are standard normal one
-by one take the place of logits (`calostudy.marginals`); empty cells are random ones of those that
-stand for none. What many cells do together (`calostudy.modes`) another perceptron says, which is
-trained before the U-Net. Neighbouring cells share a place of the grid. The networks say v, the
-U-Net at first 0: showers whose cells are right one by one. Showers are turned and mirrored at
-random while training. There, CaloGAN's calorimeter is possible too: its phi is no circle.
+by one take the place of logits (`calostudy.normal_space`). What many cells do together another
+perceptron says, which is trained before the U-Net. Neighbouring cells share a place of the grid.
+The networks say v, at first 0: showers that are right one number at a time. Showers are turned and
+mirrored at random while training. There, CaloGAN's calorimeter is possible too: its phi is no
+circle.
 """
 
 import copy
@@ -27,14 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
-from calostudy.marginals import CellMarginals
+from calostudy.calorimeter import Calorimeter
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
-from calostudy.modes import Modes, number_of_modes
+from calostudy.modes import number_of_modes
 from calostudy.networks import shower_unet
 from calostudy.networks.cylindrical import UNetStructure
 from calostudy.networks.residual_mlp import ResidualMLP
 from calostudy.networks.shower_unet import ShowerStructure, ShowerUNet
+from calostudy.normal_space import NormalSpace
 from calostudy.samplers.diffusion import (
     STRAIGHT,
     Process,
@@ -79,16 +80,6 @@ RESPONSE = {"ds1-photons": 3.1, "ds1-pions": 6.99, "ds2": 2.0, "ds3": 2.0} | dic
 )
 """Largest deposited / incident energy in size `embedded`; more is taken for this much."""
 
-KNOTS = {name: 15 if name in _DS1 else 12 for name in RANGE}
-"""So many incident energies, evenly spread in their logarithm, at which size `embedded` takes
-moments; on dataset 1 all that there are."""
-
-_ENOUGH = 10_000
-"""Showers in which size `embedded` looks for the collective modes."""
-
-EMPTY, BLUR = -1.5, 0.5
-"""Mean and deviation of the logarithm, in units of the threshold, of what fills empty layers."""
-
 _PAPER = UNetStructure((16, 16, 16, 32))
 _SMALL = ShowerStructure(UNetStructure((16, 16, 32)), split=False, layers=True)
 
@@ -114,7 +105,7 @@ _PATH = discrete_cosine_path(STEPS)
 PROCESSES: dict[str, Callable[[str], dict[str, Process]]] = {
     "paper": lambda name: {VOXELS: Process(_PATH, "hybrid" if name == "ds3" else "noise")},
     "embedded": lambda name: {
-        LAYERS: Process(STRAIGHT, "velocity"),
+        LAYERS: Process(STRAIGHT, "v"),
         **dict.fromkeys((MODES, VOXELS), Process(_PATH, "v")),
     },
 }
@@ -214,53 +205,33 @@ class CaloDiffusion(Diffusion):
     # ---- constants ----------------------------------------------------------------------
 
     def initial_constants(self) -> dict[str, Tensor]:
-        """In size `embedded`, mean and deviation of the numbers of the layers by incident energy,
-        the `CellMarginals` of the cells and their `Modes`. In `paper`, mean and deviation of the
+        """In size `embedded` those of its `NormalSpace`. In `paper`, mean and deviation of the
         logits, and on datasets 2 and 3 which cells were ever hit."""
-        name, calorimeter = self.dataset.name, self.dataset.calorimeter
-        if not self.embedded:
-            known = PUBLISHED.get(name, Published(RESPONSE[name], 0.0, 1.0))
-            constants = {"logits": torch.tensor([known.mean, known.deviation])}
-            if name in ("ds2", "ds3"):
-                constants["hit"] = torch.ones(calorimeter.cells)
-            return constants
-        knots, layers = KNOTS[name], len(calorimeter.layers)
-        return {
-            "layers.mean": torch.zeros(knots, layers),
-            "layers.deviation": torch.ones(knots, layers),
-            **CellMarginals.untrained(calorimeter, self.dataset.threshold).constants(),
-            **Modes.untrained(calorimeter).constants(),
-        }
+        if self.embedded:
+            return NormalSpace.untrained(*self._geometry).constants()
+        name = self.dataset.name
+        known = PUBLISHED.get(name, Published(RESPONSE[name], 0.0, 1.0))
+        constants = {"logits": torch.tensor([known.mean, known.deviation])}
+        if name in ("ds2", "ds3"):
+            constants["hit"] = torch.ones(self.dataset.calorimeter.cells)
+        return constants
 
     def fit_constants(self, showers: Showers) -> None:
         batch = self.prepare(VOXELS, showers)
-        parts = [{k: t[i : i + 250] for k, t in batch.items()} for i in range(0, len(showers), 250)]
         if self.embedded:
-            self._fit_moments(parts)
-            calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
-            fitted = CellMarginals.fitted(calorimeter, threshold, batch["cells"])
+            fitted = NormalSpace.fitted(*self._geometry, batch["cells"], batch["incident"])
             self.constants.update(fitted.constants())
-            generator, cells = torch.Generator().manual_seed(1), batch["cells"][:_ENOUGH]
-            uniform = torch.rand(cells.shape, generator=generator)
-            numbers = fitted.forward(cells, self._layers(cells), uniform)
-            self.constants.update(Modes.fitted(calorimeter, numbers).constants())
         elif "hit" in self.constants:
             self.constants["hit"] = (batch["cells"] > 0).any(dim=0).float()
         elif self.dataset.name not in PUBLISHED:
-            logits = [self._logits(part["cells"], part["incident"]) for part in parts]
+            logits = [
+                self._logits(cells, incident)
+                for cells, incident in zip(
+                    batch["cells"].split(250), batch["incident"].split(250), strict=True
+                )
+            ]
             logits = torch.cat(logits).double()
             self.constants["logits"] = torch.stack([logits.mean(), logits.std()]).float()
-
-    def _fit_moments(self, parts: list[Mapping[str, Tensor]]) -> None:
-        generator = torch.Generator().manual_seed(0)
-        near = torch.cat([self._near(part["incident"]) for part in parts])
-        near = near / near.sum(dim=0).clamp_min(1e-9)
-        numbers = torch.cat([self._layer_numbers(part, generator) for part in parts])
-        mean = near.T @ numbers
-        distance = numbers - torch.cat([self._near(part["incident"]) for part in parts]) @ mean
-        self.constants["layers.mean"] = mean.float()
-        deviation = (near.T @ distance.square()).sqrt()
-        self.constants["layers.deviation"] = deviation.clamp_min(1e-3).float()
 
     # ---- between showers and numbers ----------------------------------------------------
 
@@ -275,54 +246,22 @@ class CaloDiffusion(Diffusion):
         }
 
     @property
-    def _marginals(self) -> CellMarginals:
-        calorimeter, threshold = self.dataset.calorimeter, self.dataset.threshold
-        return CellMarginals.of_constants(calorimeter, threshold, self.constants)
+    def _geometry(self) -> tuple[Calorimeter, float, float]:
+        entry = self.dataset
+        return entry.calorimeter, entry.threshold, RESPONSE[entry.name]
+
+    @property
+    def _space(self) -> NormalSpace:
+        return NormalSpace.of_constants(*self._geometry, self.constants)
 
     def _place(self, incident: Tensor) -> Tensor:
         """Incident energies (B,) in MeV, their logarithm from 0 to 1: (B,)."""
         low, high = RANGE[self.dataset.name]
         return (incident / low).log() / np.log(high / low)
 
-    def _near(self, incident: Tensor) -> Tensor:
-        """How much each knot has to say for incident energies (B,): (B, K), in float64."""
-        knots = KNOTS[self.dataset.name]
-        place = self._place(incident).double().clamp(0.0, 1.0) * (knots - 1)
-        return (1.0 - (place[:, None] - torch.arange(knots)).abs()).clamp_min(0.0)
-
-    def _at(self, name: str, incident: Tensor) -> Tensor:
-        """A constant (K, D) at incident energies (B,): (B, D), in float64."""
-        return self._near(incident) @ self.constants[name].double()
-
-    def _fill(self, shape: tuple[int, ...], generator=None) -> Tensor:
-        """Logarithms in place of that of nothing, below 0."""
-        return (EMPTY + BLUR * torch.randn(shape, generator=generator)).clamp(max=-0.1)
-
-    @property
-    def _modes(self) -> Modes:
-        return Modes.of_constants(self.dataset.calorimeter, self.constants)
-
     def _layers(self, cells: Tensor) -> Tensor:
         """Energies (B, L) in MeV of layers, in float64."""
         return pre.layer_sums(cells.double(), self.dataset.calorimeter.slices)
-
-    def _filled_layers(self, batch: Mapping[str, Tensor], generator=None) -> Tensor:
-        """The same, empty ones filled."""
-        sums = self._layers(batch["cells"])
-        fill = self.dataset.threshold * self._fill(sums.shape, generator).double().exp()
-        return torch.where(sums > 0, sums, fill)
-
-    def _layer_numbers(self, batch: Mapping[str, Tensor], generator=None) -> Tensor:
-        """Logits (B, L) of the fractions u of the layers' energies, in float64."""
-        energies = self._filled_layers(batch, generator)
-        u = pre.energy_fractions(energies, batch["incident"], RESPONSE[self.dataset.name])
-        return pre.logit(u, 1e-12)
-
-    def _layer_energies(self, numbers: Tensor, incident: Tensor) -> Tensor:
-        """Energies (B, L) in MeV of standardised numbers: the way back."""
-        moments = (self._at(f"layers.{k}", incident) for k in ("mean", "deviation"))
-        u = pre.inverse_logit(pre.unstandardise(numbers.double(), *moments), 1e-12)
-        return pre.energies_from_fractions(u, incident, RESPONSE[self.dataset.name])
 
     def _conditions(self, incident: Tensor, energies: Tensor | None = None) -> Tensor:
         """What the networks are told: (B, 1), or (B, 1 + L) with energies (B, L) of layers."""
@@ -344,16 +283,16 @@ class CaloDiffusion(Diffusion):
         """What the voxel network sees of cells (B, V) without noise."""
         if self.embedded:
             uniform = torch.rand_like(cells)
-            return self._marginals.forward(cells, self._layers(cells), uniform).to(cells)
+            return self._space.cells.forward(cells, self._layers(cells), uniform).to(cells)
         return pre.standardise(self._logits(cells, incident), *self.constants["logits"])
 
     def _to_cells(self, values: Tensor, incident: Tensor, energies: Tensor | None) -> Tensor:
         """Cells (B, V) in MeV; energies (B, L) are those of the layers in size `embedded`."""
-        if not self.embedded:
-            logits = pre.unstandardise(values.double(), *self.constants["logits"].double())
-            cells = pre.inverse_logit(logits) * (self._response * incident[:, None])
-            return cells * self.constants.get("hit", 1.0)
-        return self._marginals.inverse(values, energies)
+        if self.embedded:
+            return self._space.cells.inverse(values, energies)
+        logits = pre.unstandardise(values.double(), *self.constants["logits"].double())
+        cells = pre.inverse_logit(logits) * (self._response * incident[:, None])
+        return cells * self.constants.get("hit", 1.0)
 
     # ---- training -----------------------------------------------------------------------
 
@@ -362,24 +301,22 @@ class CaloDiffusion(Diffusion):
 
         In training, size `embedded` turns and mirrors the showers at random.
         """
-        process, incident = self.processes[network], batch["incident"]
-        time = spread_times(len(incident))
+        batch = batch if network == LAYERS else self.turned(network, batch)
+        process, (cells, incident) = self.processes[network], (batch["cells"], batch["incident"])
+        time, energies = spread_times(len(incident)), self._layers(cells)
         if network == LAYERS:
-            moments = (self._at(f"layers.{k}", incident) for k in ("mean", "deviation"))
-            data = pre.standardise(self._layer_numbers(batch), *moments)
+            data = self._space.layers.forward(energies, incident, torch.rand(energies.shape))
             conditions = self._conditions(incident)
         else:
-            batch = self.turned(network, batch)
             time = (time * STEPS).ceil() / STEPS
-            data = self._to_numbers(batch["cells"], incident)
-            energies = self._filled_layers(batch) if self.embedded else None
-            conditions = self._conditions(incident, energies)
-            data = data @ self._modes.matrix if network == MODES else data
+            data = self._to_numbers(cells, incident)
+            data = data @ self._space.modes.matrix if network == MODES else data
+            conditions = self._conditions(incident, energies if self.embedded else None)
         data, conditions = data.to(self.precision), conditions.to(self.precision)
         net = self.networks[network]
         if self.embedded and network == VOXELS:
             frozen = torch.no_grad()(lambda *given: self.networks[MODES](*given))
-            net = self._modes.joined(net, frozen)
+            net = self._space.modes.joined(net, frozen)
 
         def predict(x: Tensor, time: Tensor) -> Tensor:
             return net(x, process.path.sigma(time).to(x), conditions)
@@ -398,7 +335,7 @@ class CaloDiffusion(Diffusion):
         incident = torch.tensor([energy], dtype=torch.float64)
         streams = list(networks)
         if self.embedded:
-            joined = self._modes.joined(networks[VOXELS], networks[MODES])
+            joined = self._space.modes.joined(networks[VOXELS], networks[MODES])
             networks = {**networks, VOXELS: joined}
 
         def drawn(network: str, size: int, conditions: Tensor) -> Tensor:
@@ -414,6 +351,6 @@ class CaloDiffusion(Diffusion):
         calorimeter, energies = self.dataset.calorimeter, None
         if self.embedded:
             numbers = drawn(LAYERS, len(calorimeter.layers), self._conditions(incident))
-            energies = self._layer_energies(numbers, incident)
+            energies = self._space.layers.inverse(numbers, incident)
         values = drawn(VOXELS, calorimeter.cells, self._conditions(incident, energies))
         return self._to_cells(values, incident, energies)[0]
