@@ -10,7 +10,7 @@ makes showers that are right one number at a time; what it has to learn is how t
 other.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,16 +26,21 @@ from calostudy.preprocessing import (
     share_out,
     symmetries,
 )
-from calostudy.quantiles import between, fitted_line, follow, go_back, nearness
+from calostudy.quantiles import (
+    ConditionalQuantiles,
+    between,
+    fitted_line,
+    follow,
+    go_back,
+    nearness,
+)
 
 KNOTS = 20
-"""Energies at which distributions are known; between, they are interpolated."""
+"""Energies of a layer at which the distributions of its cells are known; between, they are
+interpolated."""
 
 NODES = torch.linspace(-4.5, 4.5, 19, dtype=torch.float64)
 """Normal numbers at which the energy of a hit is known; beyond them it stays what it is."""
-
-FINE_NODES = torch.linspace(-4.5, 4.5, 91, dtype=torch.float64)
-"""The same for a layer's share of the energy, whose distribution has edges."""
 
 _ENOUGH = 10.0  # hits of a knot; those of all showers, at any energy, make up for less
 _CERTAIN = 1e-6  # a hit is never less likely than this, nor more than 1 less this
@@ -216,19 +221,16 @@ class LayerMarginals:
     in the next layer and not in the last one. A u that is 0 or 1 becomes one of many numbers.
 
     response: largest deposited / incident energy; more is taken for this much.
-    knots: (K,), logarithms of incident energies in MeV, increasing.
-    logits: (K, L, Q), logit of each u at `FINE_NODES`, increasing.
+    logits: the distributions of the logits of the u's, given the logarithm of the incident energy.
     """
 
     response: float
-    knots: Tensor
-    logits: Tensor
+    logits: ConditionalQuantiles
 
     @classmethod
     def untrained(cls, layers: int, response: float) -> "LayerMarginals":
         """Of no showers in particular."""
-        logits = 0.5 * FINE_NODES.float().repeat(KNOTS, layers, 1)
-        return cls(response, torch.linspace(5.0, 15.0, KNOTS), logits)
+        return cls(response, ConditionalQuantiles.untrained(layers))
 
     @classmethod
     def fitted(
@@ -236,41 +238,28 @@ class LayerMarginals:
     ) -> "LayerMarginals":
         """Of training showers: energies (N, L) of layers and incident energies (N,), both in MeV;
         uniform: (N, L) in [0, 1)."""
-        logs = incident.double().log()
-        places = torch.linspace(0.0, 1.0, KNOTS, dtype=torch.float64)
-        knots = logs.amin() + places * (logs.amax() - logs.amin()).clamp_min(1e-3)
-        weights = nearness(knots, logs)
-        # A knot with next to no showers is what all of them are.
-        weights = weights + (_ENOUGH - weights.sum(dim=0)).clamp_min(0.0) / len(logs)
         logits = _blurred(_ended(energies, incident, response), uniform)
-        lines = [fitted_line(each, weights, FINE_NODES) for each in logits.T]
-        return cls(response, knots.float(), torch.stack(lines, dim=1).float())
+        return cls(response, ConditionalQuantiles.fitted(logits, incident.double().log()))
 
     @classmethod
     def of_constants(cls, response: float, constants: Mapping[str, Tensor]) -> "LayerMarginals":
         """The inverse of `constants`."""
-        return cls(response, constants["layers.knots"], constants["layers.logits"])
+        return cls(response, ConditionalQuantiles.of_constants(constants, "layers"))
 
     def constants(self) -> dict[str, Tensor]:
         """What a surrogate stores, float32."""
-        return {"layers.knots": self.knots, "layers.logits": self.logits}
+        return self.logits.constants("layers")
 
     def forward(self, energies: Tensor, incident: Tensor, uniform: Tensor) -> Tensor:
         """Normal numbers (N, L), float64, of energies (N, L) of layers at incident energies (N,),
         both in MeV; uniform: (N, L) in [0, 1)."""
-        u = _ended(energies, incident, self.response)
-        return self._by_layer(go_back, _blurred(u, uniform), incident)
+        logits = _blurred(_ended(energies, incident, self.response), uniform)
+        return self.logits.forward(logits, incident.double().log())
 
     def inverse(self, numbers: Tensor, incident: Tensor) -> Tensor:
         """Energies (N, L) in MeV, float64, of normal numbers (N, L) at incident energies (N,)."""
-        u = inverse_logit(self._by_layer(follow, numbers.double(), incident), _MARGIN)
+        u = inverse_logit(self.logits.inverse(numbers, incident.double().log()), _MARGIN)
         return energies_from_fractions(u, incident.double(), self.response)
-
-    def _by_layer(self, read: Callable, values: Tensor, incident: Tensor) -> Tensor:
-        weights = nearness(self.knots.double(), incident.double().log())
-        lines = self.logits.double().transpose(0, 1)  # (L, K, Q)
-        found = [read(weights @ own, FINE_NODES, v) for own, v in zip(lines, values.T, strict=True)]
-        return torch.stack(found, dim=1)
 
 
 def _ended(energies: Tensor, incident: Tensor, response: float) -> Tensor:

@@ -5,8 +5,70 @@ normal number becomes a value of the distribution by following the line, a value
 by going back. Beyond the first and the last node lines do not go.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+KNOTS = 20
+"""Places at which the distributions of `ConditionalQuantiles` are known."""
+
+FINE_NODES = torch.linspace(-4.5, 4.5, 91, dtype=torch.float64)
+"""Normal numbers at which they are."""
+
+_ENOUGH = 10.0  # rows of a knot; one with fewer leans on all of them
+
+
+@dataclass(frozen=True)
+class ConditionalQuantiles:
+    """Values (N, D) to numbers (N, D) that are standard normal one by one given a number (N,), and
+    back; all float64.
+
+    knots: (K,), increasing, evenly spread. lines: (K, D, Q), values at `FINE_NODES`, increasing.
+    """
+
+    knots: Tensor
+    lines: Tensor
+
+    @classmethod
+    def untrained(cls, dimensions: int) -> "ConditionalQuantiles":
+        """Of no values in particular."""
+        lines = 0.5 * FINE_NODES.float().repeat(KNOTS, dimensions, 1)
+        return cls(torch.linspace(5.0, 15.0, KNOTS), lines)
+
+    @classmethod
+    def fitted(cls, values: Tensor, given: Tensor) -> "ConditionalQuantiles":
+        """Of values (N, D) given numbers (N,)."""
+        given = given.double()
+        places = torch.linspace(0.0, 1.0, KNOTS, dtype=torch.float64)
+        knots = given.amin() + places * (given.amax() - given.amin()).clamp_min(1e-3)
+        weights = nearness(knots, given)
+        weights = weights + (_ENOUGH - weights.sum(dim=0)).clamp_min(0.0) / len(given)
+        lines = [fitted_line(column, weights, FINE_NODES) for column in values.double().T]
+        return cls(knots.float(), torch.stack(lines, dim=1).float())
+
+    @classmethod
+    def of_constants(cls, constants: Mapping[str, Tensor], name: str) -> "ConditionalQuantiles":
+        """The inverse of `constants`."""
+        return cls(constants[f"{name}.knots"], constants[f"{name}.lines"])
+
+    def constants(self, name: str) -> dict[str, Tensor]:
+        """What a surrogate stores, float32."""
+        return {f"{name}.knots": self.knots, f"{name}.lines": self.lines}
+
+    def forward(self, values: Tensor, given: Tensor) -> Tensor:
+        """Normal numbers of values."""
+        return self._by_column(go_back, values, given)
+
+    def inverse(self, numbers: Tensor, given: Tensor) -> Tensor:
+        """Values of normal numbers."""
+        return self._by_column(follow, numbers, given)
+
+    def _by_column(self, read, values: Tensor, given: Tensor) -> Tensor:
+        weights = nearness(self.knots.double(), given.double())
+        columns = zip(self.lines.double().transpose(0, 1), values.double().T, strict=True)
+        return torch.stack([read(weights @ own, FINE_NODES, v) for own, v in columns], dim=1)
 
 
 def fitted_line(values: Tensor, weights: Tensor, nodes: Tensor, step: float = 1e-5) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 from calostudy.datasets import DATASETS
 from calostudy.errors import UsageError
 from calostudy.models.calo_vq import CaloVQ
+from calostudy.models.caloclouds import CaloClouds
+from calostudy.models.caloclouds_cm import CaloCloudsCM
 from calostudy.models.calodiffusion import CaloDiffusion
 from calostudy.models.caloflow import CaloFlowTeacher
 from calostudy.models.caloflow_student import CaloFlowStudent
@@ -55,6 +57,8 @@ MODELS: dict[str, type[Surrogate]] = {
         CaloMan,
         MDMA,
         DeepTree,
+        CaloClouds,
+        CaloCloudsCM,
     )
 }
 """Every surrogate family by name: a new one is a file in this package and an entry here."""

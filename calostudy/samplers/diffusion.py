@@ -77,6 +77,20 @@ def discrete_cosine_path(steps: int = 400, offset: float = 0.008) -> Path:
     return Path(look_up(alphas), look_up(sigmas))
 
 
+def karras_path(low: float = 0.002, high: float = 80.0, power: float = 7.0) -> Path:
+    """The noise levels of Karras et al. (arXiv:2206.00364, Eq. 5): x + s e with s from `low` at t =
+    0 to `high` at t = 1, divided by the root of 1 + s^2."""
+
+    def level(t: Tensor) -> Tensor:
+        ends = low ** (1.0 / power), high ** (1.0 / power)
+        return (ends[0] + t * (ends[1] - ends[0])) ** power
+
+    return Path(
+        lambda t: (1.0 + level(t).square()).rsqrt(),
+        lambda t: level(t) * (1.0 + level(t).square()).rsqrt(),
+    )
+
+
 # ---- what a network says ------------------------------------------------------------------------
 
 
@@ -114,6 +128,28 @@ def _v_read(said, x, alpha, sigma):
     return alpha * x - sigma * said, sigma * x + alpha * said
 
 
+def preconditioned(level, least: float = 0.0) -> tuple[Tensor, Tensor]:
+    """c_skip and c_out of a noise level (Karras et al., arXiv:2206.00364, table 1), for data of
+    deviation 0.5; at `least` the network has no say (Song et al., arXiv:2303.01469, appendix C)."""
+    square, above = DEVIATION**2, level - least
+    out = DEVIATION * (above if least else level) / (square + level**2) ** 0.5
+    return square / (above**2 + square), out
+
+
+def _edm_read(said, x, alpha, sigma, least=0.0):
+    skip, out = preconditioned(sigma / alpha, least)
+    data = skip * x / alpha + out * said
+    return data, (x - alpha * data) / sigma
+
+
+def _edm_target(data, noise, alpha, sigma, least=0.0):
+    skip, out = preconditioned(sigma / alpha, least)
+    return (data - skip * (data + noise * sigma / alpha)) / out
+
+
+DEVIATION = 0.5
+"""Of the data, where networks say what is left after `preconditioned`."""
+
 PREDICTIONS: dict[str, Prediction] = {
     "noise": Prediction(
         lambda data, noise, alpha, sigma: noise,
@@ -125,12 +161,17 @@ PREDICTIONS: dict[str, Prediction] = {
         lambda said, x, alpha, sigma: (x - sigma * said, x + alpha * said),
     ),
     "hybrid": Prediction(_hybrid_target, _hybrid_read),
+    "edm": Prediction(_edm_target, _edm_read),
+    "consistency": Prediction(
+        lambda *given: _edm_target(*given, least=0.002),
+        lambda *given: _edm_read(*given, least=0.002),
+    ),
 }
 """noise: of Ho et al. (arXiv:2006.11239); v: alpha e - sigma x (Salimans & Ho, arXiv:2202.00512)
 over the root of alpha^2 + sigma^2, whose mean given x_t is 0 wherever the data are standard normal
 numbers; velocity: e - x, for the straight path; hybrid: that of CaloDiffusion on dataset 3, x =
 x_t / (1 + sigma^2) + F sigma / sqrt(1 + sigma^2): its squared error of x with weight 1 + 1 /
-sigma^2 is the plain squared error of F."""
+sigma^2 is the plain squared error of F; edm and consistency: F of `preconditioned`."""
 
 
 @dataclass(frozen=True)
