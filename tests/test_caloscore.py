@@ -25,9 +25,14 @@ from calostudy.datasets import load
 from calostudy.errors import UsageError
 from calostudy.models import caloscore
 from calostudy.models.caloscore import LAYERS, PROCESS, VOXELS, CaloScore
-from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot, target
+from calostudy.models.caloscore_distilled import (
+    CaloScoreDistilled,
+    CaloScoreSingleShot,
+    said_for,
+    target,
+)
 from calostudy.models.diffusion import ShowerNoise
-from calostudy.samplers.diffusion import Sampling
+from calostudy.samplers.diffusion import STRAIGHT, Process, Sampling
 from calostudy.training import train
 
 NAMES = ("ds1-photons", "ds1-pions", "ds2")
@@ -220,7 +225,7 @@ def test_the_target_s_step_leads_where_the_teacher_s_steps_lead():
         return torch.sin(3.0 * x + time)
 
     now, after = torch.full((5, 1), 0.75), torch.full((5, 1), 0.5)
-    data = target(teacher, start, now, after, 4, path)
+    data = target(teacher, start, now, after, 4, PROCESS)
     places = [0.75, 0.6875, 0.625, 0.5625, 0.5]
     x = start
     for here, there in itertools.pairwise(places):
@@ -234,19 +239,20 @@ def test_the_target_s_step_leads_where_the_teacher_s_steps_lead():
     torch.testing.assert_close(step, x)
 
 
+@pytest.mark.parametrize("process", [PROCESS, Process(STRAIGHT, "v")])
 @pytest.mark.parametrize("first", [1.0, 0.5])
-def test_the_target_for_normal_data_is_the_flow_s_end(first):
+def test_the_target_for_normal_data_is_the_flow_s_end(first, process):
     """Of data with deviation s the flow from noise to data is known: x keeps its quantile."""
-    path, s = PROCESS.path, 0.6
+    path, s = process.path, 0.6
     start = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)[:, None]
 
     def teacher(x, time):
         alpha, sigma = path.alpha(time.double()), path.sigma(time.double())
         data = alpha * s**2 / (alpha**2 * s**2 + sigma**2) * x
-        return (alpha * x - data) / sigma
+        return said_for(process, data, x, time)
 
     now = torch.full((9, 1), first)
-    data = target(teacher, start, now, torch.zeros(9, 1), 1000, path)
+    data = target(teacher, start, now, torch.zeros(9, 1), 1000, process)
     alpha, sigma = path.at(first)
     wanted = start * s / (alpha**2 * s**2 + sigma**2) ** 0.5
     torch.testing.assert_close(data, wanted, rtol=5e-3, atol=0)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from surrogates import (
     TWO_ENERGIES,
+    assert_learns_from_its_teacher_only,
     assert_loss_is_finite,
     assert_refuses_unknown_ways,
     assert_samples_are_showers,
@@ -16,9 +17,11 @@ from surrogates import (
 from calostudy import models
 from calostudy.datasets import dataset, load
 from calostudy.errors import UsageError
-from calostudy.models import flow_matching
-from calostudy.models.flow_matching import ENERGIES, PATCHES, VOXELS
+from calostudy.models import flow_matching, flow_matching_distilled
+from calostudy.models.flow_matching import ENERGIES, MODES, PATCHES, VOXELS
+from calostudy.models.flow_matching_distilled import FlowMatchingDistilled
 from calostudy.networks.transformer import Patches, ShowerTransformer, TransformerStructure
+from calostudy.training import train
 
 NAME = "flow-matching"
 TINY = TransformerStructure(16, 1, 2, 2)
@@ -112,3 +115,39 @@ def test_unknown_ways_are_usage_errors(small):
         surrogate.sample(energy, solver="rk9")
     with pytest.raises(UsageError, match="0 network evaluations"):
         surrogate.sample(energy, evaluations=0)
+
+
+# ---- the student ----------------------------------------------------------------------------
+
+
+def test_the_student_learns_where_its_teacher_s_path_ends(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(flow_matching_distilled, "RATE", 3.0)
+    showers = load("ds1-photons", "train", rows=slice(0, 60))
+    teacher, student = surrogate_of("ds1-photons"), FlowMatchingDistilled("ds1-photons")
+    stranger = models.build(NAME, "ds1-pions")
+    assert_learns_from_its_teacher_only(student, teacher, stranger, showers, tmp_path)
+    student.learn_from(teacher)
+    assert student.network_evaluations == 2
+    # before it learns it is its teacher
+    np.testing.assert_array_equal(
+        student.sample(TWO_ENERGIES, solver="ddim", evaluations=4).cells,
+        teacher.sample(TWO_ENERGIES, solver="ddim", evaluations=4).cells,
+    )
+
+    def mean():
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return student.loss(VOXELS, student.prepare(VOXELS, showers)).mean().item()
+
+    before = mean()
+    train(student, showers, tmp_path, epochs=25, progress=False)
+    assert mean() < 0.9 * before
+    for name in (ENERGIES, MODES):
+        for key, tensor in teacher.networks[name].state_dict().items():
+            torch.testing.assert_close(
+                student.networks[name].state_dict()[key], tensor, rtol=1e-3, atol=1e-4
+            )
+    back = models.load(tmp_path)
+    for count in (1, 2, 4):
+        ours, theirs = (s.sample(TWO_ENERGIES, evaluations=count).cells for s in (student, back))
+        np.testing.assert_array_equal(ours, theirs)

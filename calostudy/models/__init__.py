@@ -21,6 +21,7 @@ from calostudy.models.dd_arm import DDARM, DDARMUnaware
 from calostudy.models.deeptree import DeepTree
 from calostudy.models.dnn_calosim import DNNCaloSim
 from calostudy.models.flow_matching import FlowMatching
+from calostudy.models.flow_matching_distilled import FlowMatchingDistilled
 from calostudy.models.icaloflow import ICaloFlowTeacher
 from calostudy.models.icaloflow_student import ICaloFlowStudent
 from calostudy.models.l2lflows import L2LFlows
@@ -47,6 +48,7 @@ MODELS: dict[str, type[Surrogate]] = {
         CaloScoreDistilled,
         CaloScoreSingleShot,
         FlowMatching,
+        FlowMatchingDistilled,
         CaloPointFlow,
         DDARM,
         DDARMUnaware,

@@ -13,10 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from calostudy.errors import UsageError
 from calostudy.models.caloclouds import PATH, POINTS, CaloClouds
-from calostudy.models.student import Student
-from calostudy.models.surrogate import Surrogate, TrainingRecipe
+from calostudy.models.student import Twin
+from calostudy.models.surrogate import TrainingRecipe
 from calostudy.samplers.diffusion import Process, Sampling, preconditioned
 
 SCALES = 18
@@ -25,7 +24,7 @@ SCALES = 18
 _LEAST = 0.002
 
 
-class CaloCloudsCM(Student, CaloClouds):
+class CaloCloudsCM(Twin, CaloClouds):
     """The consistency model of CaloClouds II."""
 
     name: ClassVar[str] = "caloclouds-cm"
@@ -46,28 +45,6 @@ class CaloCloudsCM(Student, CaloClouds):
     def recipe(self, network: str) -> TrainingRecipe:
         recipe = super().recipe(network)
         return replace(recipe, epochs=recipe.epochs // 2, learning_rate=0.5 * recipe.learning_rate)
-
-    def learn_from(self, teacher: Surrogate) -> None:
-        """Begin with the weights of a teacher, which are frozen, and learn from it.
-
-        Raises:
-            UsageError: it is not a teacher of the same dataset and size.
-        """
-        wanted = self.teacher_name, self.dataset.name, self.size
-        if (teacher.name, teacher.dataset.name, teacher.size) != wanted:
-            raise UsageError(f"{self} learns from {' '.join(wanted)}, not from {teacher}")
-        for name, network in self.networks.items():
-            network.load_state_dict(teacher.networks[name].requires_grad_(False).state_dict())
-            if name not in self.trained_networks:
-                self.round_weights(name)
-        self.constants = {key: tensor.clone() for key, tensor in teacher.constants.items()}
-        self._teacher = teacher
-
-    def fit_constants(self, showers) -> None:
-        """The constants are the teacher's."""
-
-    def chosen_by(self, network: str) -> str:
-        return "validation_loss"
 
     def loss(self, network: str, batch: Mapping[str, Tensor]) -> Tensor:
         """Squared distance (B,), relative to the noise level, of what the student says at two

@@ -18,12 +18,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from calostudy.errors import UsageError
 from calostudy.models.caloscore import LAYERS, PROCESS, VOXELS, CaloScore
-from calostudy.models.student import Student
-from calostudy.models.surrogate import Surrogate, TrainingRecipe
-from calostudy.samplers.diffusion import PREDICTIONS, Path, Sampling
-from calostudy.showers import Showers
+from calostudy.models.student import Twin
+from calostudy.models.surrogate import TrainingRecipe
+from calostudy.samplers.diffusion import PREDICTIONS, Path, Process, Sampling
 
 TEACHER_STEPS = {
     "caloscore-distilled": {"paper": 64, "embedded": 4},
@@ -46,7 +44,7 @@ keep some of the teacher's weights, which say the mean of all showers where one 
 """
 
 
-class CaloScoreDistilled(Student, CaloScore):
+class CaloScoreDistilled(Twin, CaloScore):
     """CaloScore v2 in eight steps."""
 
     name: ClassVar[str] = "caloscore-distilled"
@@ -63,26 +61,6 @@ class CaloScoreDistilled(Student, CaloScore):
         rate = RATE[self.size] * recipe.learning_rate
         return replace(recipe, epochs=epochs, learning_rate=rate, average=AVERAGE[self.size])
 
-    def learn_from(self, teacher: Surrogate) -> None:
-        """Begin with the weights of a teacher, which are frozen, and learn from it.
-
-        Raises:
-            UsageError: it is not a teacher of the same dataset and size.
-        """
-        wanted = self.teacher_name, self.dataset.name, self.size
-        if (teacher.name, teacher.dataset.name, teacher.size) != wanted:
-            raise UsageError(f"{self} learns from {' '.join(wanted)}, not from {teacher}")
-        for name, network in self.networks.items():
-            network.load_state_dict(teacher.networks[name].requires_grad_(False).state_dict())
-        self.constants = {key: tensor.clone() for key, tensor in teacher.constants.items()}
-        self._teacher = teacher
-
-    def fit_constants(self, showers: Showers) -> None:
-        """The constants are the teacher's."""
-
-    def chosen_by(self, network: str) -> str:
-        return "validation_loss"
-
     def loss(self, network: str, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean squared error (B,) of v, its target made by several steps of the teacher."""
         numbers, conditions = self.seen(network, batch)
@@ -97,12 +75,8 @@ class CaloScoreDistilled(Student, CaloScore):
         start = noised(PROCESS.path, numbers, noise, now)
         teacher = predict(self.teacher.networks[network])
         with torch.no_grad():
-            data = target(
-                teacher, start, now, after, TEACHER_STEPS[self.name][self.size], PROCESS.path
-            )
-            alpha, sigma = _at(PROCESS.path, now, numbers)
-            error = (start - alpha * data) / sigma
-            wanted = PREDICTIONS["v"].target(data, error, alpha, sigma)
+            data = target(teacher, start, now, after, TEACHER_STEPS[self.name][self.size], PROCESS)
+            wanted = said_for(PROCESS, data, start, now)
         said = predict(self.networks[network])(start, now)
         return (said - wanted).square().flatten(1).mean(1)
 
@@ -125,24 +99,33 @@ def noised(path: Path, data: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     return alpha * data + sigma * noise
 
 
+def said_for(process: Process, data: Tensor, mixed: Tensor, time: Tensor) -> Tensor:
+    """What a network should say of numbers (B, ...) at times (B, 1, ...) that takes `data` for the
+    data in them."""
+    alpha, sigma = _at(process.path, time, data)
+    noise = (mixed - alpha * data) / sigma
+    return PREDICTIONS[process.prediction].target(data, noise, alpha, sigma)
+
+
 def target(
     teacher: Callable[[Tensor, Tensor], Tensor],
     start: Tensor,
     now: Tensor,
     after: Tensor,
     steps: int,
-    path: Path,
+    process: Process,
 ) -> Tensor:
     """The data (B, ...) from which one step of DDIM from `start` (B, ...) at times `now`
-    (B, 1, ...) leads to where the teacher's v gets at times `after` in so many steps.
+    (B, 1, ...) leads to where the teacher gets at times `after` in so many steps.
 
     Where `after` is 0, what the teacher takes for the data there.
     """
-    x, data = start, start
+    x, data, path = start, start, process.path
+    read = PREDICTIONS[process.prediction].read
     for k in range(steps):
         here, there = (now + (after - now) * (j / steps) for j in (k, k + 1))
         alpha, sigma = _at(path, here, x)
-        data, error = PREDICTIONS["v"].read(teacher(x, here), x, alpha, sigma)
+        data, error = read(teacher(x, here), x, alpha, sigma)
         alpha, sigma = _at(path, there, x)
         x = alpha * data + sigma * error
     (alpha, sigma), (alpha_after, sigma_after) = (_at(path, t, x) for t in (now, after))

@@ -167,10 +167,17 @@ class FlowMatching(Diffusion):
         }
 
     def loss(self, network: str, batch: Mapping[str, Tensor]) -> Tensor:
-        """Mean squared error (B,) of the velocity at random times.
+        """Mean squared error (B,) of what the network says at random times.
 
         In training, size `embedded` turns and mirrors the showers at random.
         """
+        data, condition = self.seen(network, batch)
+        predict = self.predictor(network, condition)
+        times = spread_times(len(data))
+        return self.processes[network].loss(predict, data, times, torch.randn_like(data))
+
+    def seen(self, network: str, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The numbers (B, D) of a batch for a network, and its condition (B, C)."""
         batch = batch if network == ENERGIES else self.turned(network, batch)
         space, (cells, incident) = self._space, (batch["cells"], batch["incident"])
         energies = pre.layer_sums(cells.double(), self.dataset.calorimeter.slices)
@@ -181,17 +188,16 @@ class FlowMatching(Diffusion):
             data = space.cells.forward(cells, energies, torch.rand_like(cells))
             data = data @ space.modes.matrix.double() if network == MODES else data
             condition = self._condition(incident, energies)
-        data, condition = data.to(self.precision), condition.to(self.precision)
+        return data.to(self.precision), condition.to(self.precision)
+
+    def predictor(self, network: str, condition: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """What the networks say of numbers (B, D) at times (B,); of the cells, together with the
+        network of the modes, which is not trained with them."""
         net = self.networks[network]
         if network == VOXELS:
             frozen = torch.no_grad()(lambda *given: self.networks[MODES](*given))
-            net = space.modes.joined(net, frozen)
-        return self.processes[network].loss(
-            lambda x, time: net(x, time, condition),
-            data,
-            spread_times(len(data)),
-            torch.randn_like(data),
-        )
+            net = self._space.modes.joined(net, frozen)
+        return lambda x, time: net(x, time, condition)
 
     # ---- sampling -----------------------------------------------------------------------
 

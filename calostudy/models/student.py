@@ -8,6 +8,7 @@ from typing import ClassVar
 from calostudy.errors import UsageError
 from calostudy.models.surrogate import Surrogate
 from calostudy.networks.distillation import take_over
+from calostudy.showers import Showers
 
 X_SHARE = 0.5
 """Weight of the x-loss in a distillation; the z-loss has the rest (arXiv:2110.11377)."""
@@ -30,9 +31,7 @@ class Student(Surrogate):
         Raises:
             UsageError: it is not a teacher of the same dataset and size.
         """
-        wanted = self.teacher_name, self.dataset.name, self.size
-        if (teacher.name, teacher.dataset.name, teacher.size) != wanted:
-            raise UsageError(f"{self} learns from {' '.join(wanted)}, not from {teacher}")
+        self._recognise(teacher)
         for name, given in teacher.networks.items():
             given.requires_grad_(False)
             if name in self.trained_networks:
@@ -42,6 +41,11 @@ class Student(Surrogate):
                 self.round_weights(name)
         self.constants = {key: tensor.clone() for key, tensor in teacher.constants.items()}
         self._teacher = teacher
+
+    def _recognise(self, teacher: Surrogate) -> None:
+        wanted = self.teacher_name, self.dataset.name, self.size
+        if (teacher.name, teacher.dataset.name, teacher.size) != wanted:
+            raise UsageError(f"{self} learns from {' '.join(wanted)}, not from {teacher}")
 
     @property
     def teacher(self) -> Surrogate:
@@ -58,3 +62,27 @@ class Student(Surrogate):
 
     def chosen_by(self, network: str) -> str:
         return "divergence" if network in self.trained_networks else "validation_loss"
+
+
+class Twin(Student):
+    """A student with the structure of its teacher, which begins with all its weights."""
+
+    def learn_from(self, teacher: Surrogate) -> None:
+        """Begin with the weights of a teacher, which are frozen, and learn from it.
+
+        Raises:
+            UsageError: it is not a teacher of the same dataset and size.
+        """
+        self._recognise(teacher)
+        for name, network in self.networks.items():
+            network.load_state_dict(teacher.networks[name].requires_grad_(False).state_dict())
+            if name not in self.trained_networks:
+                self.round_weights(name)
+        self.constants = {key: tensor.clone() for key, tensor in teacher.constants.items()}
+        self._teacher = teacher
+
+    def fit_constants(self, showers: Showers) -> None:
+        """The constants are the teacher's."""
+
+    def chosen_by(self, network: str) -> str:
+        return "validation_loss"
