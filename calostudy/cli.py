@@ -391,12 +391,16 @@ def generate(
     energies: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take the incident energies of this file.")
     ] = None,
+    clouds: Annotated[
+        bool, typer.Option(help="Write point clouds, by a model that makes them; begins anew.")
+    ] = False,
 ) -> None:
     """Showers by a surrogate, in the public format, streamed to FILE; goes on after a kill.
 
     Example: `calostudy generate caloflow-teacher calogan-eplus -n 5000 --out generated.h5`
     """
     from calostudy.datasets import dataset as catalogue_entry
+    from calostudy.generation import draw_energies, generate_clouds
     from calostudy.generation import generate as generate_file
     from calostudy.showers import read_energies
 
@@ -406,9 +410,13 @@ def generate(
     if energies is not None:
         given = read_energies(energies, catalogue_entry(dataset).calorimeter)
     surrogate = _surrogate(model, dataset, size, weights, untrained)
-    path = generate_file(
-        surrogate, out_file, n=n, energies=given, batch=batch, seed=seed, target=target
-    )
+    if clouds:
+        wanted = draw_energies(surrogate.dataset, n, seed) if given is None else given
+        path = generate_clouds(surrogate, out_file, wanted, min(batch, 100), seed, target)
+    else:
+        path = generate_file(
+            surrogate, out_file, n=n, energies=given, batch=batch, seed=seed, target=target
+        )
     err.print(f"showers in {path}")
 
 

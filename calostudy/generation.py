@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from calostudy import clouds
 from calostudy.datasets import Dataset
 from calostudy.errors import UsageError
 from calostudy.hardware import HardwareTarget, require_support
@@ -81,13 +82,7 @@ def generate(
     energies = _checked(draw_energies(surrogate.dataset, n, seed) if n is not None else energies)
     calorimeter = surrogate.dataset.calorimeter
     where = _target(surrogate, target)
-    attributes = {
-        "generator": surrogate.name,
-        "dataset": surrogate.dataset.name,
-        "size": surrogate.size,
-        "seed": seed,
-        "weights_sha256": surrogate.weights_sha256 or "untrained",
-    }
+    attributes = _attributes(surrogate, seed)
     # The showers do not depend on the batch, so that a resume may choose another one.
     parameters = {
         **attributes,
@@ -115,6 +110,50 @@ def generate(
                 writer.append(Showers(calorimeter, **arrays))
         row.remove()
     return out
+
+
+def generate_clouds(
+    surrogate: Surrogate,
+    out: str | Path,
+    energies: np.ndarray,
+    batch: int = 100,
+    seed: int = 0,
+    target: str | HardwareTarget | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write point clouds for incident energies (N,) in MeV, in the format of CaloClouds.
+
+    A killed call begins anew. Points without energy are left out, as rows of the file are padding.
+
+    Raises:
+        UsageError: the surrogate does not make points, or an impossible energy or batch.
+    """
+    if not hasattr(surrogate, "sample_clouds"):
+        raise UsageError(f"{surrogate.name} makes no point clouds, only cells")
+    if batch < 1:
+        raise UsageError(f"batch {batch}, expected at least 1")
+    out, energies = Path(out), _checked(energies)
+    where = _target(surrogate, target)
+    with (
+        where.active() if where else nullcontext(),
+        clouds.Writer(out, attributes=_attributes(surrogate, seed)) as writer,
+        tqdm(total=len(energies), unit="shower", disable=None if progress else True) as bar,
+    ):
+        for first in range(0, len(energies), batch):
+            part = energies[first : first + batch]
+            writer.append(surrogate.sample_clouds(part, seed=seed, first=first))
+            bar.update(len(part))
+    return out
+
+
+def _attributes(surrogate: Surrogate, seed: int) -> dict[str, str | int]:
+    return {
+        "generator": surrogate.name,
+        "dataset": surrogate.dataset.name,
+        "size": surrogate.size,
+        "seed": seed,
+        "weights_sha256": surrogate.weights_sha256 or "untrained",
+    }
 
 
 def _batches(
