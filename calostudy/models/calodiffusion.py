@@ -134,7 +134,7 @@ _LAYER_RECIPE = replace(_VOXEL_RECIPE, epochs=150, batch=64)
 
 def _embedded(epochs: int) -> dict[str, TrainingRecipe]:
     voxels = replace(_VOXEL_RECIPE, epochs=epochs)
-    return {LAYERS: _LAYER_RECIPE, MODES: replace(_LAYER_RECIPE, epochs=100), VOXELS: voxels}
+    return {LAYERS: _LAYER_RECIPE, MODES: replace(_LAYER_RECIPE, epochs=50), VOXELS: voxels}
 
 
 RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
@@ -143,8 +143,8 @@ RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
         "ds3": {VOXELS: replace(_PUBLISHED_RECIPE, batch=64, learning_rate=1e-4)},
     },
     "embedded": {
-        **{name: _embedded(44) for name in _DS1},
-        **{name: _embedded(20) for name in ("ds2", "ds3", *_CALOGAN)},
+        **{name: _embedded(24) for name in _DS1},
+        **{name: _embedded(12) for name in ("ds2", "ds3", *_CALOGAN)},
     },
 }
 """By size, dataset and network."""
