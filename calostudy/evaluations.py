@@ -24,6 +24,7 @@ from calostudy.datasets import dataset as catalogue_entry
 from calostudy.errors import CaloStudyError, DataError, UsageError
 from calostudy.files import atomic_path
 from calostudy.hardware import target
+from calostudy.measured import read_lines
 from calostudy.metrics import METRICS, Options, Sample
 from calostudy.models import load as load_surrogate
 from calostudy.models import shipped_weights
@@ -123,17 +124,7 @@ def read(path: str | Path) -> pd.DataFrame:
     Raises:
         DataError: it is not a file of this module.
     """
-    path = Path(path)
-    if not path.exists():
-        return pd.DataFrame(columns=FIELDS)
-    try:
-        table = pd.read_csv(path, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable table ({error})") from None
-    if tuple(table.columns) != FIELDS:
-        raise DataError(
-            f"{path}: its columns are {', '.join(table.columns)}, expected {', '.join(FIELDS)}"
-        )
+    table = read_lines(path, FIELDS, keep_default_na=False)
     for name in NUMBERS:
         table[name] = pd.to_numeric(table[name])
     return table

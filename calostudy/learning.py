@@ -31,6 +31,7 @@ from calostudy.errors import CaloStudyError, DataError, UsageError
 from calostudy.files import atomic_path
 from calostudy.generation import generate_showers
 from calostudy.hardware import target
+from calostudy.measured import read_lines
 from calostudy.metrics import METRICS, Options, Sample
 from calostudy.models import build, shipped_weights
 from calostudy.models import load as load_surrogate
@@ -113,18 +114,7 @@ def read_curve(path: str | Path) -> pd.DataFrame:
     Raises:
         DataError: it is not a file of this module.
     """
-    path = Path(path)
-    if not path.exists():
-        return pd.DataFrame(columns=FIELDS, dtype=str)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable table ({error})") from None
-    if tuple(table.columns) != FIELDS:
-        raise DataError(
-            f"{path}: its columns are {', '.join(table.columns)}, expected {', '.join(FIELDS)}"
-        )
-    return table
+    return read_lines(path, FIELDS, dtype=str, keep_default_na=False)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ import gzip
 import io
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -33,9 +32,10 @@ from tqdm import tqdm
 
 from calostudy.datasets import SPLITS, Dataset, load
 from calostudy.datasets import dataset as catalogue_entry
-from calostudy.errors import CaloStudyError, DataError, UsageError
+from calostudy.errors import CaloStudyError, UsageError
 from calostudy.files import atomic_path
 from calostudy.hardware import target
+from calostudy.measured import read_lines
 from calostudy.metrics import METRICS, Options, Sample
 from calostudy.metrics.defects import DEFECTS
 from calostudy.metrics.discrimination import NONE
@@ -114,18 +114,7 @@ def read_power(path: str | Path) -> pd.DataFrame:
     Raises:
         DataError: it is not a file of this module.
     """
-    path = Path(path)
-    if not path.exists():
-        return pd.DataFrame(columns=FIELDS)
-    try:
-        table = pd.read_csv(path, keep_default_na=False)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise DataError(f"{path}: not a readable table ({error})") from None
-    if tuple(table.columns) != FIELDS:
-        raise DataError(
-            f"{path}: its columns are {', '.join(table.columns)}, expected {', '.join(FIELDS)}"
-        )
-    return table
+    return read_lines(path, FIELDS, keep_default_na=False)
 
 
 # By suffix. Without a time in it: the same lines are the same file.

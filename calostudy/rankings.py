@@ -27,6 +27,7 @@ from calostudy.errors import CaloStudyError, DataError, UsageError
 from calostudy.files import atomic_path
 from calostudy.generation import generate
 from calostudy.hardware import target
+from calostudy.measured import read_lines
 from calostudy.metrics.ranking import Ranking, rank
 from calostudy.models import MODELS, shipped_weights
 from calostudy.models import load as load_surrogate
@@ -173,18 +174,7 @@ def read(path: str | Path) -> pd.DataFrame:
     Raises:
         DataError: it is not a file of this module.
     """
-    path = Path(path)
-    if not path.exists():
-        return pd.DataFrame(columns=FIELDS)
-    try:
-        table = pd.read_csv(path, dtype={"field": str, "weights_sha256": str})
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable table ({error})") from None
-    if tuple(table.columns) != FIELDS:
-        raise DataError(
-            f"{path}: its columns are {', '.join(table.columns)}, expected {', '.join(FIELDS)}"
-        )
-    return table
+    return read_lines(path, FIELDS, dtype={"field": str, "weights_sha256": str})
 
 
 def complete(

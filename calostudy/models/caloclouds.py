@@ -34,7 +34,6 @@ from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.point_diffusion import PointNetwork, ShowerFlow
 from calostudy.quantiles import ConditionalQuantiles
-from calostudy.samplers.compiled import checked_precision
 from calostudy.samplers.diffusion import (
     DEVIATION,
     Process,
@@ -262,20 +261,9 @@ class CaloClouds(Diffusion):
         precision: str | None = None,
     ) -> PointClouds:
         """The points of the showers that `sample` would put into cells."""
-        precision = checked_precision(precision)
-        networks = {n: self.inverse_of(n, self.SAMPLERS, None, precision) for n in self.networks}
-        samplings = {POINTS: self.samplings[POINTS].changed(solver, evaluations)}
         energies = np.atleast_1d(np.asarray(incident_energy, np.float64))
-        with torch.no_grad():
-            clouds = [
-                self._cloud(
-                    float(energy),
-                    networks,
-                    samplings,
-                    ShowerNoise(seed, first + i, getattr(torch, precision)),
-                )
-                for i, energy in enumerate(energies)
-            ]
+        options = {"precision": precision, "solver": solver, "evaluations": evaluations}
+        clouds = list(self.one_by_one(self._cloud, energies, seed, first, **options))
         return PointClouds(
             energies,
             np.cumsum([0, *(len(c.energy) for c in clouds)]),

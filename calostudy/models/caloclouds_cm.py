@@ -16,12 +16,10 @@ from torch import Tensor
 from calostudy.models.caloclouds import PATH, POINTS, CaloClouds
 from calostudy.models.student import Twin
 from calostudy.models.surrogate import TrainingRecipe
-from calostudy.samplers.diffusion import Process, Sampling, preconditioned
+from calostudy.samplers.diffusion import LEAST, Process, Sampling, preconditioned
 
 SCALES = 18
 """Noise levels, the lowest included."""
-
-_LEAST = 0.002
 
 
 class CaloCloudsCM(Twin, CaloClouds):
@@ -69,7 +67,7 @@ class CaloCloudsCM(Twin, CaloClouds):
         return skip * noisy + out * self._say(network, noisy, level, conditions)
 
     def _says(self, noisy: Tensor, level: Tensor, conditions: Tensor) -> Tensor:
-        skip, out = preconditioned(level, _LEAST)
+        skip, out = preconditioned(level, LEAST)
         return skip * noisy + out * self._say(self.networks[POINTS], noisy, level, conditions)
 
 

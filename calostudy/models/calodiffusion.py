@@ -27,8 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
-from calostudy.calorimeter import Calorimeter
-from calostudy.models.diffusion import Diffusion, ShowerNoise
+from calostudy.models.diffusion import NormalDiffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.modes import number_of_modes
 from calostudy.networks import shower_unet
@@ -161,12 +160,13 @@ def _fused(network: nn.Module, precision: str) -> Callable[..., Tensor]:
     return made(network, precision)
 
 
-class CaloDiffusion(Diffusion):
+class CaloDiffusion(NormalDiffusion):
     """CaloDiffusion on the datasets of the CaloChallenge; in size `embedded` on CaloGAN's too."""
 
     name: ClassVar[str] = "calodiffusion"
     datasets: ClassVar[tuple[str, ...]] = tuple(RANGE)
     VOXELS: ClassVar[str] = VOXELS
+    RESPONSE: ClassVar[Mapping[str, float]] = RESPONSE
     SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]] = {
         "fused": _fused,
         "eager": _eager,
@@ -208,7 +208,7 @@ class CaloDiffusion(Diffusion):
         """In size `embedded` those of its `NormalSpace`. In `paper`, mean and deviation of the
         logits, and on datasets 2 and 3 which cells were ever hit."""
         if self.embedded:
-            return NormalSpace.untrained(*self._geometry).constants()
+            return NormalSpace.untrained(*self.geometry).constants()
         name = self.dataset.name
         known = PUBLISHED.get(name, Published(RESPONSE[name], 0.0, 1.0))
         constants = {"logits": torch.tensor([known.mean, known.deviation])}
@@ -219,8 +219,7 @@ class CaloDiffusion(Diffusion):
     def fit_constants(self, showers: Showers) -> None:
         batch = self.prepare(VOXELS, showers)
         if self.embedded:
-            fitted = NormalSpace.fitted(*self._geometry, batch["cells"], batch["incident"])
-            self.constants.update(fitted.constants())
+            self.constants.update(self.space_of(batch).constants())
         elif "hit" in self.constants:
             self.constants["hit"] = (batch["cells"] > 0).any(dim=0).float()
         elif self.dataset.name not in PUBLISHED:
@@ -244,15 +243,6 @@ class CaloDiffusion(Diffusion):
             "cells": torch.as_tensor(np.asarray(showers.cells, np.float32)),
             "incident": torch.as_tensor(np.asarray(showers.incident_energy, np.float64)),
         }
-
-    @property
-    def _geometry(self) -> tuple[Calorimeter, float, float]:
-        entry = self.dataset
-        return entry.calorimeter, entry.threshold, RESPONSE[entry.name]
-
-    @property
-    def _space(self) -> NormalSpace:
-        return NormalSpace.of_constants(*self._geometry, self.constants)
 
     def _place(self, incident: Tensor) -> Tensor:
         """Incident energies (B,) in MeV, their logarithm from 0 to 1: (B,)."""
@@ -283,13 +273,13 @@ class CaloDiffusion(Diffusion):
         """What the voxel network sees of cells (B, V) without noise."""
         if self.embedded:
             uniform = torch.rand_like(cells)
-            return self._space.cells.forward(cells, self._layers(cells), uniform).to(cells)
+            return self.space.cells.forward(cells, self._layers(cells), uniform).to(cells)
         return pre.standardise(self._logits(cells, incident), *self.constants["logits"])
 
     def _to_cells(self, values: Tensor, incident: Tensor, energies: Tensor | None) -> Tensor:
         """Cells (B, V) in MeV; energies (B, L) are those of the layers in size `embedded`."""
         if self.embedded:
-            return self._space.cells.inverse(values, energies)
+            return self.space.cells.inverse(values, energies)
         logits = pre.unstandardise(values.double(), *self.constants["logits"].double())
         cells = pre.inverse_logit(logits) * (self._response * incident[:, None])
         return cells * self.constants.get("hit", 1.0)
@@ -305,18 +295,15 @@ class CaloDiffusion(Diffusion):
         process, (cells, incident) = self.processes[network], (batch["cells"], batch["incident"])
         time, energies = spread_times(len(incident)), self._layers(cells)
         if network == LAYERS:
-            data = self._space.layers.forward(energies, incident, torch.rand(energies.shape))
+            data = self.space.layers.forward(energies, incident, torch.rand(energies.shape))
             conditions = self._conditions(incident)
         else:
             time = (time * STEPS).ceil() / STEPS
             data = self._to_numbers(cells, incident)
-            data = data @ self._space.modes.matrix if network == MODES else data
+            data = data @ self.space.modes.matrix if network == MODES else data
             conditions = self._conditions(incident, energies if self.embedded else None)
         data, conditions = data.to(self.precision), conditions.to(self.precision)
-        net = self.networks[network]
-        if self.embedded and network == VOXELS:
-            frozen = torch.no_grad()(lambda *given: self.networks[MODES](*given))
-            net = self._space.modes.joined(net, frozen)
+        net = self.in_training(network) if self.embedded else self.networks[network]
 
         def predict(x: Tensor, time: Tensor) -> Tensor:
             return net(x, process.path.sigma(time).to(x), conditions)
@@ -334,9 +321,7 @@ class CaloDiffusion(Diffusion):
     ) -> Tensor:
         incident = torch.tensor([energy], dtype=torch.float64)
         streams = list(networks)
-        if self.embedded:
-            joined = self._space.modes.joined(networks[VOXELS], networks[MODES])
-            networks = {**networks, VOXELS: joined}
+        networks = self.with_modes(networks) if self.embedded else networks
 
         def drawn(network: str, size: int, conditions: Tensor) -> Tensor:
             process, conditions = self.processes[network], conditions.to(noise.dtype)
@@ -351,6 +336,6 @@ class CaloDiffusion(Diffusion):
         calorimeter, energies = self.dataset.calorimeter, None
         if self.embedded:
             numbers = drawn(LAYERS, len(calorimeter.layers), self._conditions(incident))
-            energies = self._space.layers.inverse(numbers, incident)
+            energies = self.space.layers.inverse(numbers, incident)
         values = drawn(VOXELS, calorimeter.cells, self._conditions(incident, energies))
         return self._to_cells(values, incident, energies)[0]

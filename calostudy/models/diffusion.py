@@ -1,7 +1,7 @@
 """What all surrogates have in common that go from noise to showers in many small steps."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from calostudy.calorimeter import Calorimeter
 from calostudy.models.surrogate import Surrogate
+from calostudy.normal_space import NormalSpace
 from calostudy.samplers.compiled import checked_precision
 from calostudy.samplers.diffusion import Process, Sampling
 from calostudy.samplers.noise import normal
@@ -102,17 +104,74 @@ class Diffusion(Surrogate):
         Raises:
             UsageError: there is no such sampler, solver or precision, or too few evaluations.
         """
+        energies = np.atleast_1d(np.asarray(incident_energy, np.float64))
+        cells = np.empty((len(energies), self.dataset.calorimeter.cells), np.float32)
+        made = self.one_by_one(
+            self.shower, energies, seed, first, sampler, precision, solver, evaluations
+        )
+        for i, shower in enumerate(made):
+            cells[i] = shower.numpy()
+        showers = Showers(self.dataset.calorimeter, energies, cells)
+        return showers.above_threshold(self.dataset.threshold)
+
+    def one_by_one(
+        self,
+        make: Callable[..., Any],
+        energies: np.ndarray,
+        seed: int,
+        first: int,
+        sampler: str | None = None,
+        precision: str | None = None,
+        solver: str | None = None,
+        evaluations: int | None = None,
+    ) -> Iterator[Any]:
+        """What `make`, which takes what `shower` does, makes of each energy; else as `sample`."""
         precision = checked_precision(precision)
         networks = {
             name: self.inverse_of(name, self.SAMPLERS, sampler, precision) for name in self.networks
         }
         samplings = dict(self.samplings)
         samplings[self.VOXELS] = samplings[self.VOXELS].changed(solver, evaluations)
-        energies = np.atleast_1d(np.asarray(incident_energy, np.float64))
-        cells = np.empty((len(energies), self.dataset.calorimeter.cells), np.float32)
         with torch.no_grad():
             for i, energy in enumerate(energies):
                 noise = ShowerNoise(seed, first + i, getattr(torch, precision))
-                cells[i] = self.shower(float(energy), networks, samplings, noise).numpy()
-        showers = Showers(self.dataset.calorimeter, energies, cells)
-        return showers.above_threshold(self.dataset.threshold)
+                yield make(float(energy), networks, samplings, noise)
+
+
+class NormalDiffusion(Diffusion):
+    """A diffusion in a `NormalSpace`, with a network of its own, `MODES`, for what cells do
+    together, which is trained before that of the cells.
+
+    RESPONSE: largest deposited / incident energy by dataset; more is taken for this much.
+    """
+
+    MODES: ClassVar[str] = "modes"
+    RESPONSE: ClassVar[Mapping[str, float]]
+
+    @property
+    def geometry(self) -> tuple[Calorimeter, float, float]:
+        """Calorimeter, threshold (MeV) and response: what a `NormalSpace` is of."""
+        entry = self.dataset
+        return entry.calorimeter, entry.threshold, self.RESPONSE[entry.name]
+
+    @property
+    def space(self) -> NormalSpace:
+        """The space that the constants are of."""
+        return NormalSpace.of_constants(*self.geometry, self.constants)
+
+    def space_of(self, batch: Mapping[str, Tensor]) -> NormalSpace:
+        """The space of training showers: `cells` (N, V) and `incident` energies (N,) in MeV."""
+        return NormalSpace.fitted(*self.geometry, batch["cells"], batch["incident"])
+
+    def in_training(self, network: str) -> Callable[..., Tensor]:
+        """A network as it is trained: that of the cells together with that of the modes, which
+        stays as it is."""
+        if network != self.VOXELS:
+            return self.networks[network]
+        frozen = torch.no_grad()(lambda *given: self.networks[self.MODES](*given))
+        return self.space.modes.joined(self.networks[network], frozen)
+
+    def with_modes(self, networks: Mapping[str, Any]) -> dict[str, Any]:
+        """The networks, that of the cells together with that of the modes."""
+        joined = self.space.modes.joined(networks[self.VOXELS], networks[self.MODES])
+        return {**networks, self.VOXELS: joined}

@@ -25,9 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
-from calostudy.calorimeter import Calorimeter
 from calostudy.energies import GEV
-from calostudy.models.diffusion import Diffusion, ShowerNoise
+from calostudy.models.diffusion import NormalDiffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.modes import number_of_modes
 from calostudy.networks.residual_mlp import ResidualMLP
@@ -119,12 +118,13 @@ def _eager(network: nn.Module, precision: str) -> nn.Module:
     return copy.deepcopy(network).to(getattr(torch, precision))
 
 
-class FlowMatching(Diffusion):
+class FlowMatching(NormalDiffusion):
     """A flow-matching transformer on any dataset of the CaloChallenge or of CaloGAN."""
 
     name: ClassVar[str] = "flow-matching"
     datasets: ClassVar[tuple[str, ...]] = tuple(RESPONSE)
     VOXELS: ClassVar[str] = VOXELS
+    RESPONSE: ClassVar[Mapping[str, float]] = RESPONSE
     SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]] = {"eager": _eager}
 
     @property
@@ -151,12 +151,11 @@ class FlowMatching(Diffusion):
     # ---- training -----------------------------------------------------------------------
 
     def initial_constants(self) -> dict[str, Tensor]:
-        return NormalSpace.untrained(*self._geometry).constants()
+        return NormalSpace.untrained(*self.geometry).constants()
 
     def fit_constants(self, showers: Showers) -> None:
         batch = self.prepare(VOXELS, showers)
-        fitted = NormalSpace.fitted(*self._geometry, batch["cells"], batch["incident"])
-        self.constants.update(fitted.constants())
+        self.constants.update(self.space_of(batch).constants())
 
     def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
         """Cells (N, V) and incident energies (N,), both in MeV; cells below the threshold are 0."""
@@ -179,7 +178,7 @@ class FlowMatching(Diffusion):
     def seen(self, network: str, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The numbers (B, D) of a batch for a network, and its condition (B, C)."""
         batch = batch if network == ENERGIES else self.turned(network, batch)
-        space, (cells, incident) = self._space, (batch["cells"], batch["incident"])
+        space, (cells, incident) = self.space, (batch["cells"], batch["incident"])
         energies = pre.layer_sums(cells.double(), self.dataset.calorimeter.slices)
         if network == ENERGIES:
             data = space.layers.forward(energies, incident, torch.rand(energies.shape))
@@ -193,10 +192,7 @@ class FlowMatching(Diffusion):
     def predictor(self, network: str, condition: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """What the networks say of numbers (B, D) at times (B,); of the cells, together with the
         network of the modes, which is not trained with them."""
-        net = self.networks[network]
-        if network == VOXELS:
-            frozen = torch.no_grad()(lambda *given: self.networks[MODES](*given))
-            net = self._space.modes.joined(net, frozen)
+        net = self.in_training(network)
         return lambda x, time: net(x, time, condition)
 
     # ---- sampling -----------------------------------------------------------------------
@@ -208,9 +204,9 @@ class FlowMatching(Diffusion):
         samplings: Mapping[str, Sampling],
         noise: ShowerNoise,
     ) -> Tensor:
-        calorimeter, space = self.dataset.calorimeter, self._space
+        calorimeter, space = self.dataset.calorimeter, self.space
         incident = torch.tensor([energy]).double()
-        networks = {**networks, VOXELS: space.modes.joined(networks[VOXELS], networks[MODES])}
+        networks = self.with_modes(networks)
 
         def made(network: str, stream: int, numbers: int, condition: Tensor) -> Tensor:
             process, condition = self.processes[network], condition.to(noise.dtype)
@@ -228,15 +224,6 @@ class FlowMatching(Diffusion):
 
     # ---- what the networks see ------------------------------------------------------------
 
-    @property
-    def _geometry(self) -> tuple[Calorimeter, float, float]:
-        entry = self.dataset
-        return entry.calorimeter, entry.threshold, RESPONSE[entry.name]
-
-    @property
-    def _space(self) -> NormalSpace:
-        return NormalSpace.of_constants(*self._geometry, self.constants)
-
     def _incident(self, incident: Tensor) -> Tensor:
         """The incident energy (B,) in MeV as a condition (B, 1) of order 1."""
         return (incident / GEV).log10()[:, None] - 1.0
@@ -244,5 +231,5 @@ class FlowMatching(Diffusion):
     def _condition(self, incident: Tensor, energies: Tensor) -> Tensor:
         """Incident energy and normal numbers of the layers, (B, 1 + L)."""
         middle = torch.full_like(energies, 0.5)
-        numbers = self._space.layers.forward(energies, incident, middle)
+        numbers = self.space.layers.forward(energies, incident, middle)
         return torch.cat([self._incident(incident), numbers], dim=1)

@@ -77,7 +77,11 @@ def discrete_cosine_path(steps: int = 400, offset: float = 0.008) -> Path:
     return Path(look_up(alphas), look_up(sigmas))
 
 
-def karras_path(low: float = 0.002, high: float = 80.0, power: float = 7.0) -> Path:
+LEAST = 0.002
+"""Lowest noise level of `karras_path`, where a consistency model says what it sees."""
+
+
+def karras_path(low: float = LEAST, high: float = 80.0, power: float = 7.0) -> Path:
     """The noise levels of Karras et al. (arXiv:2206.00364, Eq. 5): x + s e with s from `low` at t =
     0 to `high` at t = 1, divided by the root of 1 + s^2."""
 
@@ -163,8 +167,8 @@ PREDICTIONS: dict[str, Prediction] = {
     "hybrid": Prediction(_hybrid_target, _hybrid_read),
     "edm": Prediction(_edm_target, _edm_read),
     "consistency": Prediction(
-        lambda *given: _edm_target(*given, least=0.002),
-        lambda *given: _edm_read(*given, least=0.002),
+        lambda *given: _edm_target(*given, least=LEAST),
+        lambda *given: _edm_read(*given, least=LEAST),
     ),
 }
 """noise: of Ho et al. (arXiv:2006.11239); v: alpha e - sigma x (Salimans & Ho, arXiv:2202.00512)
