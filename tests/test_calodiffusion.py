@@ -24,12 +24,13 @@ from calostudy.calorimeter import calorimeter
 from calostudy.datasets import load
 from calostudy.errors import UsageError
 from calostudy.models import calodiffusion
-from calostudy.models.calodiffusion import LAYERS, VOXELS, CaloDiffusion
+from calostudy.models.calodiffusion import LAYERS, MODES, VOXELS, CaloDiffusion
 from calostudy.networks import shower_unet
 from calostudy.networks.cylindrical import CylindricalUNet, UNetStructure, set_plain
 from calostudy.networks.glam import GeometryMap, overlap
 from calostudy.networks.shower_unet import ShowerUNet
 from calostudy.samplers.diffusion import Sampling
+from calostudy.walks import ModelWalk
 
 NAMES = ("ds1-photons", "ds1-pions", "ds2", "ds3", "calogan-eplus")
 # arXiv:2308.03876 and the constructors of the authors' code: U-Net, geometry map
@@ -284,3 +285,12 @@ def test_a_few_steps_lower_the_loss(small, size, every):
             loss().backward()
             optimizer.step()
         assert loss().item() < 0.95 * before
+
+
+def test_a_page_lists_the_networks_of_both_sizes():
+    """Size `paper` has one, `embedded` has three."""
+    walk = ModelWalk(model="calodiffusion", dataset="ds2", size="embedded")
+    rows = {row["network"]: row for row in walk.parameter_rows(CaloDiffusion("ds2"))}
+    assert list(rows) == [LAYERS, MODES, VOXELS]
+    assert rows[VOXELS]["published size"] == "517,969"
+    assert rows[LAYERS]["published size"] == rows[MODES]["published size"] == "none"

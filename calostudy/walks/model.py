@@ -95,17 +95,22 @@ class ModelWalk(Walk):
         return text
 
     def parameter_rows(self, surrogate: Surrogate) -> list[dict[str, str]]:
-        """Parameters per network, here and in the published size, if it is known."""
+        """Parameters per network, here and in the published size, if it is known; a size may lack
+        networks that the other one has."""
         own, paper = surrogate.parameters_by_network(), {}
         if "paper" in surrogate.sizes:
             paper = build(self.model, self.dataset, "paper").parameters_by_network()
+
+        def shown(counts: dict[str, int], name: str) -> str:
+            return f"{counts[name]:,}" if name in counts else "none"
+
         return [
             {
                 "network": name,
-                self.size: f"{count:,}",
-                "published size": f"{paper[name]:,}" if paper else "not public",
+                self.size: shown(own, name),
+                "published size": shown(paper, name) if paper else "not public",
             }
-            for name, count in own.items()
+            for name in {**own, **paper}
         ]
 
     def reference(self) -> Showers:
