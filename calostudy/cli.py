@@ -263,6 +263,7 @@ Epochs = Annotated[
     int | None, typer.Option(min=1, help="Epochs of each network; default: the recipe's.")
 ]
 Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint in DIR.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 @app.command()
@@ -277,8 +278,9 @@ def train(
     epochs: Epochs = None,
     seed: Seed = 0,
     resume: Resume = False,
+    device: Device = "cpu",
 ) -> None:
-    """Train a surrogate. A killed run goes on exactly with --resume.
+    """Train a surrogate, on the CPU or with --device cuda. A killed run goes on with --resume.
 
     The card tells how many showers it was. `python -m calostudy.learning` trains on several numbers
     of them and scores each: a learning curve.
@@ -288,7 +290,8 @@ def train(
     from calostudy.models import build
 
     surrogate = build(model, dataset, size, seed=seed)
-    _fit(surrogate, _training_showers(dataset, showers, source, n), out_dir, seed, resume, epochs)
+    options = {"seed": seed, "resume": resume, "epochs": epochs, "device": device}
+    _fit(surrogate, _training_showers(dataset, showers, source, n), out_dir, **options)
 
 
 @app.command()
@@ -306,6 +309,7 @@ def distill(
     epochs: Epochs = None,
     seed: Seed = 0,
     resume: Resume = False,
+    device: Device = "cpu",
 ) -> None:
     """Train a student to do what a trained teacher does. A killed run goes on with --resume.
 
@@ -315,14 +319,15 @@ def distill(
 
     surrogate = build(model, dataset, size, seed=seed)
     surrogate.learn_from(load(teacher))
-    _fit(surrogate, _training_showers(dataset, showers, source, n), out_dir, seed, resume, epochs)
+    options = {"seed": seed, "resume": resume, "epochs": epochs, "device": device}
+    _fit(surrogate, _training_showers(dataset, showers, source, n), out_dir, **options)
 
 
-def _fit(surrogate, showers, out_dir: Path, seed: int, resume: bool, epochs: int | None) -> None:
+def _fit(surrogate, showers, out_dir: Path, **options) -> None:
     from calostudy.training import train
 
     sample, path = showers
-    train(surrogate, sample, out_dir, seed=seed, resume=resume, epochs=epochs, data_path=path)
+    train(surrogate, sample, out_dir, data_path=path, **options)
     err.print(f"weights in {out_dir}")
 
 

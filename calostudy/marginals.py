@@ -10,14 +10,15 @@ makes showers that are right one number at a time; what it has to learn is how t
 other.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from calostudy.calorimeter import Calorimeter
+from calostudy.devices import table
 from calostudy.preprocessing import (
     energies_from_fractions,
     energy_fractions,
@@ -169,7 +170,7 @@ class CellMarginals:
 _CONSTANTS = ("knots", "hit", "logs")
 
 
-@cache
+@table
 def orbits(calorimeter: Calorimeter) -> Tensor:
     """Of each cell the number of its orbit, (V,): cells that a symmetry exchanges are alike.
 
@@ -180,7 +181,7 @@ def orbits(calorimeter: Calorimeter) -> Tensor:
     return symmetries(calorimeter).amin(dim=0).unique(return_inverse=True)[1]
 
 
-@cache
+@table
 def _layers(calorimeter: Calorimeter) -> Tensor:
     """Of each cell its layer: (V,)."""
     sizes = torch.tensor([place.stop - place.start for place in calorimeter.slices])
@@ -273,5 +274,5 @@ def _blurred(u: Tensor, uniform: Tensor) -> Tensor:
     """Logits of u's, float64, in which 0 and 1 have a density, too: 2 wide, at their end."""
     p = _MARGIN + (1.0 - 2.0 * _MARGIN) * u.double()
     logits = p.log() - torch.log1p(-p)
-    end = logits.abs() >= -torch.tensor(_MARGIN).log() - 1e-3
+    end = logits.abs() >= -math.log(_MARGIN) - 1e-3
     return logits - torch.where(end, 2.0 * uniform.double() * logits.sign(), 0.0)

@@ -10,13 +10,13 @@ eta and in phi.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from calostudy.calorimeter import Calorimeter
+from calostudy.devices import table
 from calostudy.marginals import orbits
 
 Pattern = Callable[[Calorimeter], np.ndarray]
@@ -134,7 +134,7 @@ def _patterns(calorimeter: Calorimeter):
     return PATTERNS[calorimeter.layers[0].view]
 
 
-@cache
+@table
 def _waves(calorimeter: Calorimeter) -> list[list[Tensor]]:
     """The patterns by group, each (V,), of length 1 in every orbit that it is not zero in."""
     index, waves = orbits(calorimeter), []

@@ -7,13 +7,13 @@ of its cells. What a network draws are rings, the cells of one layer and radius,
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from calostudy.calorimeter import Calorimeter
+from calostudy.devices import table
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def in_rings(ring: np.ndarray, cells: np.ndarray, random: np.ndarray) -> np.ndar
     return order[first[ring] + rank % size[ring]]
 
 
-@cache
+@table
 def _places(calorimeter: Calorimeter) -> Tensor:
     """Layer, bin in alpha and bin in r of each cell, (V, 3)."""
     indices = [np.indices(layer.shape).reshape(2, -1) for layer in calorimeter.layers]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from calostudy import devices
+
 KNOTS = 20
 """Places at which the distributions of `ConditionalQuantiles` are known."""
 
@@ -92,6 +94,7 @@ def follow(lines: Tensor, nodes: Tensor, numbers: Tensor) -> Tensor:
     >>> follow(torch.tensor([[10.0, 20.0, 40.0]] * 2), nodes, torch.tensor([-0.5, 7.0]))
     tensor([15., 40.])
     """
+    nodes = devices.moved(nodes, lines.device)
     numbers = numbers.clamp(nodes[0], nodes[-1])
     step = nodes[1] - nodes[0]
     lower = ((numbers - nodes[0]) / step).floor().long().clamp(0, len(nodes) - 2)
@@ -106,6 +109,7 @@ def go_back(lines: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
     >>> go_back(torch.tensor([[10.0, 20.0, 40.0]] * 2), nodes, torch.tensor([15.0, 41.0]))
     tensor([-0.5000,  1.0000])
     """
+    nodes = devices.moved(nodes, lines.device)
     lower = torch.searchsorted(lines.contiguous(), values[:, None].contiguous())[:, 0] - 1
     lower = lower.clamp(0, len(nodes) - 2)
     low, high = (lines.gather(1, i[:, None])[:, 0] for i in (lower, lower + 1))
@@ -125,7 +129,7 @@ def nearness(knots: Tensor, at: Tensor) -> Tensor:
     at = at.clamp(knots[0], knots[-1]).contiguous()
     upper = torch.searchsorted(knots.contiguous(), at, right=True).clamp(1, len(knots) - 1)
     share = (at - knots[upper - 1]) / (knots[upper] - knots[upper - 1])
-    weights = torch.zeros(len(at), len(knots), dtype=at.dtype)
+    weights = torch.zeros(len(at), len(knots), dtype=at.dtype, device=at.device)
     weights.scatter_(1, (upper - 1)[:, None], (1.0 - share)[:, None])
     return weights.scatter_(1, upper[:, None], share[:, None])
 

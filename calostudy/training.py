@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -24,9 +25,10 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, MultiStepLR, OneCycl
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from calostudy.devices import moved
 from calostudy.errors import CaloStudyError, DataError, UsageError
 from calostudy.files import atomic_path
-from calostudy.hardware import describe_machine
+from calostudy.hardware import DEVICES, describe_machine
 from calostudy.models.surrogate import CARD, Surrogate, TrainingRecipe, read_card
 from calostudy.showers import Showers
 
@@ -132,6 +134,7 @@ def train(
     epochs: int | None = None,
     progress: bool = True,
     data_path: str | Path | None = None,
+    device: str | torch.device = "cpu",
 ) -> Surrogate:
     """Train the networks of a surrogate, keep the best validation weights, write them to `out`.
 
@@ -139,15 +142,17 @@ def train(
     epoch, train_loss, validation_loss, learning_rate, seconds, skipped batches, and what the
     surrogate monitors), and a checkpoint
     while the training lasts. `epochs` replaces the recipe's number for each network. `data_path`
-    names the file that the showers come from, for the card. Returns the surrogate with the
-    weights as they were written, rounded to their precision on disk.
+    names the file that the showers come from, for the card. The losses are computed on `device`,
+    "cpu" or "cuda". Returns the surrogate, on the CPU, with the weights as they were written,
+    rounded to their precision on disk.
 
     Raises:
-        UsageError: `out` holds another training, or one to be resumed with other parameters.
+        UsageError: `out` holds another training, or one to be resumed with other parameters, or
+            there is no such device.
         DataError: the showers are too few, or the checkpoint is damaged.
         CaloStudyError: no epoch of a network had a finite validation loss.
     """
-    out = Path(out)
+    out, device = Path(out), training_device(device)
     if len(showers) < 2:
         raise DataError(f"{len(showers)} shower to train on, expected at least 2")
     recipes = {name: surrogate.recipe(name) for name in surrogate.trained_networks}
@@ -162,16 +167,18 @@ def train(
     checkpoint = _Checkpoint(out, signature)
     state = checkpoint.read(surrogate) if resume else _State()
     stored = {}
-    with torch.random.fork_rng(devices=[]):
+    with _own_random_numbers(device):
         for index, (name, recipe) in enumerate(recipes.items()):
-            fit = _Fit(surrogate, name, recipe, showers, [seed, index])
-            if index >= state.network:
-                state = state if index == state.network else _State(index, log=state.log)
-                fit.run(state, checkpoint, progress)
-            surrogate.round_weights(name)
-            stored[name] = fit.validation()["validation_loss"]
+            fit = _Fit(surrogate, name, recipe, showers, [seed, index], device)
+            with fit.on_device():
+                if index >= state.network:
+                    state = state if index == state.network else _State(index, log=state.log)
+                    fit.run(state, checkpoint, progress)
+                surrogate.round_weights(name)
+                stored[name] = fit.validation()["validation_loss"]
     chosen_by = {name: surrogate.chosen_by(name) for name in recipes}
-    card = {"training": signature, **_account(state.log, stored, chosen_by, data_path)}
+    account = _account(state.log, stored, chosen_by, data_path, device)
+    card = {"training": signature, **account}
     surrogate.save(out, card)
     checkpoint.path.unlink()
     return surrogate
@@ -180,12 +187,36 @@ def train(
 def validation_losses(surrogate: Surrogate, showers: Showers, seed: int) -> dict[str, float]:
     """The loss by trained network that a training with this seed would give the present weights,
     on the showers that it sets aside, with the random numbers of every validation."""
-    found = {}
-    with torch.random.fork_rng(devices=[]):
+    found, device = {}, torch.device("cpu")
+    with _own_random_numbers(device):
         for index, name in enumerate(surrogate.trained_networks):
-            fit = _Fit(surrogate, name, surrogate.recipe(name), showers, [seed, index])
+            fit = _Fit(surrogate, name, surrogate.recipe(name), showers, [seed, index], device)
             found[name] = fit.validation()["validation_loss"]
     return found
+
+
+def training_device(name: str | torch.device) -> torch.device:
+    """The device of a training.
+
+    >>> training_device("cpu")
+    device(type='cpu')
+
+    Raises:
+        UsageError: it is neither "cpu" nor "cuda", or not in this machine.
+    """
+    if str(name) not in DEVICES:
+        raise UsageError(f"no device {str(name)!r}; there are {', '.join(DEVICES)}")
+    if str(name) == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: no CUDA device, or a PyTorch without CUDA")
+    return torch.device(name)
+
+
+@contextmanager
+def _own_random_numbers(device: torch.device) -> Iterator[None]:
+    """Torch's random numbers as they were, at the end."""
+    others = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=others):
+        yield
 
 
 @dataclass
@@ -221,7 +252,7 @@ class _Checkpoint:
         if not self.path.exists():
             return _State()
         try:
-            content = torch.load(self.path, weights_only=True)
+            content = torch.load(self.path, weights_only=True, map_location="cpu")
             signature, weights = json.loads(content.pop("signature")), content.pop("weights")
             state = _State(**content)
         except Exception as error:  # zipfile, pickle and torch each have their own
@@ -235,14 +266,31 @@ class _Checkpoint:
 class _Fit:
     """The training of one network; `stream` (seed, index of the network) makes it repeatable."""
 
-    def __init__(self, surrogate, name, recipe: TrainingRecipe, showers, stream: list[int]):
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        name: str,
+        recipe: TrainingRecipe,
+        showers: Showers,
+        stream: list[int],
+        device: torch.device,
+    ):
         self.surrogate, self.name, self.recipe, self.stream = surrogate, name, recipe, stream
-        self.network = surrogate.networks[name]
-        self.data = surrogate.prepare(name, showers)
-        self.validation_rows, self.training = map(
-            torch.as_tensor, _split(recipe, len(showers), [*stream, _SPLIT])
+        self.device, self.network = device, surrogate.networks[name]
+        self.data = moved(surrogate.prepare(name, showers), device)
+        self.validation_rows, self.training = (
+            torch.as_tensor(rows, device=device)
+            for rows in _split(recipe, len(showers), [*stream, _SPLIT])
         )
         self.steps = _steps(recipe, len(self.training))
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """The surrogate, and what torch makes, on the device while inside."""
+        self.surrogate.to(self.device)
+        with self.device if self.device.type != "cpu" else nullcontext():
+            yield
+        self.surrogate.to("cpu")
 
     def run(self, state: _State, checkpoint: _Checkpoint, progress: bool) -> None:
         """Train from where `state` stands to the end, then put the best weights in."""
@@ -395,6 +443,7 @@ def _account(
     stored: Mapping[str, float],
     chosen_by: Mapping[str, str],
     data_path: str | Path | None,
+    device: torch.device,
 ) -> dict[str, Any]:
     """What the card says about the course of a training."""
     curves = {
@@ -422,6 +471,10 @@ def _account(
         "training_seconds": {
             name: round(sum(line["seconds"] for line in curve)) for name, curve in curves.items()
         },
-        "machine": {**describe_machine(), "torch_threads": torch.get_num_threads()},
+        "machine": {
+            **describe_machine(),
+            "torch_threads": torch.get_num_threads(),
+            "device": device.type,
+        },
         "loss_curve": curves,
     }

@@ -255,7 +255,7 @@ class CaloVQ(Surrogate):
         n, calorimeter = len(energy), self.dataset.calorimeter
         draw = self.inverse_of(PRIOR, SAMPLERS, sampler, precision)
         decode = self.compiled.of(self.networks[AUTOENCODER], precision, self._decoder(precision))
-        condition = self._condition(torch.as_tensor(energy)).numpy()
+        condition = self._condition(torch.as_tensor(energy)).numpy(force=True)
         random = uniform(seed, first, n, self.networks[PRIOR].length)
         codes = in_tiles(draw, first, condition, random)
         inside = uniform(seed, first, n, self._numbers, stream=1)
@@ -291,7 +291,7 @@ class CaloVQ(Surrogate):
                 said = self._said(network, vectors, *(each.to(dtype) for each in told))
                 lowest = self._lowest(energies).to(dtype)
                 found = self.structure.decoder.drawn(said, hits.to(dtype), lowest, slices)
-                return pre.scale_layers(found, energies.to(dtype), slices).numpy()
+                return pre.scale_layers(found, energies.to(dtype), slices).numpy(force=True)
 
             return decode
 

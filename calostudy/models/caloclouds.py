@@ -293,7 +293,7 @@ class CaloClouds(Diffusion):
 
         found = samplings[POINTS].solve(process.denoiser(predict), process.path, noise.of(1, shape))
         mean, deviation = (self.constants[f"points.{k}"].double() for k in ("mean", "deviation"))
-        points = (mean + deviation * found[0].double() / DEVIATION).numpy()
+        points = (mean + deviation * found[0].double() / DEVIATION).numpy(force=True)
         return self._calibrated(energy, points, counts, fractions, numbers)
 
     def _calibrated(self, energy: float, points, counts, fractions, numbers) -> PointClouds:

@@ -169,7 +169,9 @@ class CaloFlowStudent(Student, CaloFlow):
         layers, cells = len(self.dataset.calorimeter.layers), self.dataset.calorimeter.cells
         noise = torch.randn(len(incident), layers + cells, dtype=torch.float64)
         precision = str(self.precision).removeprefix("torch.")
-        energies = self._layer_energies(noise[:, :layers].numpy(), incident, None, precision)
+        energies = self._layer_energies(
+            noise[:, :layers].numpy(force=True), incident, None, precision
+        )
         context = self._voxel_condition(incident, energies).to(self.precision)
         voxels = noise[:, layers:].to(self.precision)
         return trace_to_data(self.networks[VOXELS], voxels, context), context

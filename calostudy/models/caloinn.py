@@ -208,7 +208,7 @@ class CaloINN(Surrogate):
         """
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
         noise = normal(seed, first, len(energy), self.networks[FLOW].features)
-        condition = self._condition(torch.as_tensor(energy)).numpy()
+        condition = self._condition(torch.as_tensor(energy)).numpy(force=True)
         values = self.inverse_of(FLOW, SAMPLERS, sampler, precision)(noise, condition)
         return self._to_showers(torch.as_tensor(values), energy)
 

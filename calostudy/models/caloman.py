@@ -349,7 +349,7 @@ class CaloMan(Surrogate):
                 said, _ = self._said(network, latent, told)
                 lowest = self._lowest(energies).to(dtype)
                 found = self.structure.decoder.drawn(said, random, lowest, slices)
-                return pre.scale_layers(found.double(), energies, slices).numpy()
+                return pre.scale_layers(found.double(), energies, slices).numpy(force=True)
 
             return decode
 

@@ -165,7 +165,7 @@ def ring_moments(
     for fractions in parts:
         values, weight = decoder.values(fractions)
         sums = (weight, weight * values, weight * values.square())
-        moments += np.array([each.sum(dim=0).numpy() for each in sums])
+        moments += np.array([each.sum(dim=0).numpy(force=True) for each in sums])
         showers += len(fractions)
     found = torch.as_tensor(np.array([np.bincount(rings, sums) for sums in moments]))
     size = torch.as_tensor(np.bincount(rings)) * showers

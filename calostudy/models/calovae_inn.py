@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from calostudy import preprocessing as pre
+from calostudy.devices import table_property
 from calostudy.energies import GEV
 from calostudy.models.caloinn import Logit
 from calostudy.models.calovae_decoders import EMPTY, Fractions, Hits, Limits, ring_moments
@@ -271,7 +272,7 @@ class CaloVAEINN(Surrogate):
         make = partial(self.decoder_in, precision=precision)
         decode = self.compiled.of(self.networks[AUTOENCODER], precision, make)
         numbers = normal(seed, first, len(energy), self.networks[FLOW].features)
-        values = inverse(numbers, self._flow_condition(torch.as_tensor(energy)).numpy())
+        values = inverse(numbers, self._flow_condition(torch.as_tensor(energy)).numpy(force=True))
         noise = normal(seed, first, len(energy), self.structure.latent, stream=1)
         hits = uniform(seed, first, len(energy), self.dataset.calorimeter.cells, stream=2)
         cells = in_tiles(decode, first, values, noise, hits, energy)
@@ -289,7 +290,7 @@ class CaloVAEINN(Surrogate):
             count += layer.shape[1]
         return np.concatenate(rings)
 
-    @cached_property
+    @table_property
     def _layers(self) -> Tensor:
         """Of each cell, its layer: (V,)."""
         return torch.tensor(self.dataset.calorimeter.layer_index)
@@ -381,7 +382,7 @@ class CaloVAEINN(Surrogate):
             centre, spread = (each.to(dtype) for each in self._cell_norm())
             lowest = self._lowest(energies).to(dtype)
             found = self.decoder.drawn(said * spread + centre, random.to(dtype), lowest, slices)
-            return pre.scale_layers(found, energies.to(dtype), slices).numpy()
+            return pre.scale_layers(found, energies.to(dtype), slices).numpy(force=True)
 
         return decode
 

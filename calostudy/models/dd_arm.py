@@ -23,7 +23,6 @@ that it has seen beside the paper's.
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from calostudy.calorimeter import Calorimeter
+from calostudy.devices import table
 from calostudy.errors import UsageError
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.autoregressive import (
@@ -110,7 +110,7 @@ SAMPLERS: dict[str, Callable[[nn.Module, str], Any]] = {"triangular": triangular
 cell."""
 
 
-@cache
+@table
 def path(layer: int, size: tuple[int, int], aware: bool) -> tuple[Spiral, Tensor]:
     """The cells of a layer of this size on the spiral, and for each of the finest cells the place
     of its cell on it."""
@@ -319,7 +319,7 @@ class DDARM(Surrogate):
     def _told(self, first: int, spirals, categories, n: int) -> np.ndarray:
         def function(*rows):
             tensors = [torch.as_tensor(row) for row in rows[:-1]]
-            return self._conditions(spirals, tensors, len(rows[-1])).double().numpy()
+            return self._conditions(spirals, tensors, len(rows[-1])).double().numpy(force=True)
 
         return in_tiles(function, first, *categories, np.zeros(n))
 
@@ -328,7 +328,9 @@ class DDARM(Surrogate):
         if self.embedded:
             return None
         often = self.constants[f"first.{name}"][SEGMENTATIONS[name].index(size)]
-        return np.searchsorted(often.double().cumsum(0).numpy()[:-1], random, side="right")
+        return np.searchsorted(
+            often.double().cumsum(0).numpy(force=True)[:-1], random, side="right"
+        )
 
 
 class DDARMUnaware(DDARM):

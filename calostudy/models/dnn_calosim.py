@@ -303,7 +303,9 @@ class DNNCaloSim(Surrogate):
                     [calorimeter.cells, 1, len(calorimeter.layers)], dim=1
                 )
                 deposited = total * RESPONSE[self.dataset.name] * energy[:, None]
-                return pre.scale_layers(cells, layers * deposited, calorimeter.slices).numpy()
+                return pre.scale_layers(cells, layers * deposited, calorimeter.slices).numpy(
+                    force=True
+                )
 
             return decode
 

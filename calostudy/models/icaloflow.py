@@ -21,7 +21,6 @@ showers are turned and mirrored at random while training, and each gives flow-3 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -30,6 +29,7 @@ from nflows.flows import Flow
 from torch import Tensor
 
 from calostudy import preprocessing as pre
+from calostudy.devices import table_property
 from calostudy.models.caloflow import SAMPLERS, Inverse
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
@@ -101,7 +101,7 @@ class Logarithms:
 
     def cells_to_flow(self, cells: Tensor, uniform: Tensor) -> Tensor:
         """The cells (N, V) of a layer, and as many uniform numbers in [0, 1), on the real line."""
-        below = torch.special.ndtr(cells.new_tensor(self.edge))
+        below = torch.special.ndtr(torch.full_like(uniform[:, :1], self.edge))
         empty = torch.special.ndtri(below * uniform.clamp_min(1e-6))
         hit = self.edge + self.slope * (cells / self.cell_floor).clamp_min(1.0).log()
         return torch.where(cells < self.cell_floor, empty, hit)
@@ -250,7 +250,7 @@ class ICaloFlow(Surrogate):
         """Cells of a layer; all layers have as many."""
         return self.dataset.calorimeter.layers[0].cells
 
-    @cached_property
+    @table_property
     def symmetries(self) -> Tensor | None:
         """Those of a pair of neighbouring layers (S, 2 V)."""
         if not self.embedded:

@@ -24,7 +24,6 @@ turned and mirrored at random while training.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
+from calostudy.devices import table_property
 from calostudy.energies import GEV
 from calostudy.models.caloflow import SAMPLERS as ENERGY_SAMPLERS
 from calostudy.models.l2lflows_maps import SMALLEST_GEV, Censored, Published
@@ -177,7 +177,7 @@ class L2LFlows(Surrogate):
     def _cylinder(self) -> bool:
         return self.dataset.calorimeter.layers[0].view == "cylindrical"
 
-    @cached_property
+    @table_property
     def _turns(self) -> Tensor | None:
         """Symmetries that are used in training; in size `paper`, turns of a cylinder."""
         table = pre.symmetries(self.dataset.calorimeter)
@@ -432,14 +432,14 @@ class L2LFlows(Surrogate):
         """Layer energies (N, L) in MeV by the energy flow."""
         inverse = self._inverse(ENERGIES, sampler, precision)
         tensor = torch.as_tensor(incident)
-        context = self._incident(tensor)[:, None].numpy()
+        context = self._incident(tensor)[:, None].numpy(force=True)
         vetoed = not self.embedded and self.dataset.name != "ild-photons"
         energies = np.empty((len(incident), self._shape[0]))
         again = np.ones(len(incident), bool)
         for draw in range(DRAWS if vetoed else 1):
             noise = normal(seed, first, *energies.shape, stream=draw)
             values = torch.as_tensor(inverse(noise[again], context[again])).double()
-            energies[again] = self._energies_from_flow(values, tensor[again]).numpy()
+            energies[again] = self._energies_from_flow(values, tensor[again]).numpy(force=True)
             again = energies.sum(axis=1) > VETO * incident
             if not again.any():
                 break

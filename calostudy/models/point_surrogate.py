@@ -212,7 +212,7 @@ class PointSurrogate(Surrogate):
         given = np.concatenate([condition, numbers], axis=1)
         raw = self._raw("given", torch.as_tensor(given))
         counts = (raw[:, 1] + 0.5 * raw[:, 0]).exp().clamp(1, self.most_points).long().tolist()
-        sums = (raw[:, 2].exp() * incident).numpy()
+        sums = (raw[:, 2].exp() * incident).numpy(force=True)
         random = uniform(seed, first, n, calorimeter.cells, stream=2)
         cells = np.zeros((n, calorimeter.cells))
         how = {"sampler": sampler, "precision": precision}
@@ -230,7 +230,7 @@ class PointSurrogate(Surrogate):
             for i, (name, _) in enumerate(_COLUMNS)
         )
         share = self._raw("energy", values[:, 2:]).squeeze(1).clamp(max=0.0).exp()
-        return (layer * len(self.constants["radii"]) + radius).numpy(), share.numpy()
+        return (layer * len(self.constants["radii"]) + radius).numpy(force=True), share.numpy()
 
 
 def point_noise(seed: int, shower: int, count: int, features: int) -> np.ndarray:

@@ -5,6 +5,8 @@ Students are distilled (`calostudy.networks.distillation`) by the training loop 
 
 from typing import ClassVar
 
+import torch
+
 from calostudy.errors import UsageError
 from calostudy.models.surrogate import Surrogate
 from calostudy.networks.distillation import take_over
@@ -56,6 +58,11 @@ class Student(Surrogate):
                 f"{self.dataset.name} --teacher DIR --out DIR`"
             )
         return self._teacher
+
+    def to(self, device: str | torch.device) -> Surrogate:
+        if self._teacher is not None:
+            self._teacher.to(device)
+        return super().to(device)
 
     def training_origin(self) -> dict[str, str]:
         return {"teacher": self.teacher.fingerprint()}

@@ -19,7 +19,6 @@ flow some of its coarse cells that are hit.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -28,6 +27,7 @@ from nflows.flows import Flow
 from torch import Tensor
 
 from calostudy import preprocessing as pre
+from calostudy.devices import table_property
 from calostudy.models.caloflow import Inverse
 from calostudy.models.icaloflow import (
     LAYERS,
@@ -159,7 +159,7 @@ class SuperCalo(ICaloFlowTeacher):
     def recipe(self, network: str) -> TrainingRecipe:
         return RECIPES[self.size][network]
 
-    @cached_property
+    @table_property
     def symmetries(self) -> Tensor | None:
         return pre.symmetries(self.dataset.calorimeter) if self.embedded else None
 
@@ -188,7 +188,7 @@ class SuperCalo(ICaloFlowTeacher):
         layers, angles, radii = self.dataset.calorimeter.shape
         return layers // MERGED[0], angles // MERGED[1], radii
 
-    @cached_property
+    @table_property
     def _cells_of(self) -> Tensor:
         """Numbers of the cells of each coarse cell, (C, 10): these in the order of groups, radii
         and angles, those of layers and angles."""
@@ -197,7 +197,7 @@ class SuperCalo(ICaloFlowTeacher):
         cut = numbers.view(groups, MERGED[0], angles, MERGED[1], radii)
         return cut.permute(0, 4, 2, 1, 3).reshape(-1, MERGED[0] * MERGED[1])
 
-    @cached_property
+    @table_property
     def _neighbours(self) -> Tensor:
         """Of each coarse cell, those before and behind it in radius, group and angle, (C, 6); C
         stands for none."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from calostudy import preprocessing as pre
 from calostudy.datasets import Dataset
 from calostudy.datasets import dataset as catalogue_entry
+from calostudy.devices import moved, table_property
 from calostudy.errors import DataError, UsageError
 from calostudy.files import atomic_path
 from calostudy.models.storage import restore, same_shapes, stored
@@ -158,7 +159,7 @@ class Surrogate(ABC):
         into batches does not change it.
         """
 
-    @cached_property
+    @table_property
     def symmetries(self) -> Tensor | None:
         """How showers may be turned and mirrored while training, as
         `calostudy.preprocessing.symmetries`; in size `embedded` only."""
@@ -186,7 +187,7 @@ class Surrogate(ABC):
         sampler = sampler or next(iter(samplers))
         if sampler not in samplers:
             raise UsageError(f"no sampler {sampler!r}; there are {', '.join(samplers)}")
-        key = sampler, checked_precision(precision)
+        key = sampler, checked_precision(precision), torch.get_default_device()
         make = partial(samplers[sampler], precision=key[1])
         return self.compiled.of(self.networks[network], key, make)
 
@@ -209,6 +210,14 @@ class Surrogate(ABC):
             torch.set_default_dtype(default)
         return {name: net.to(self.precision).eval() for name, net in networks.items()}
 
+    def to(self, device: str | torch.device) -> "Surrogate":
+        """Move networks and constants to a device, which is to be torch's default device while
+        they are used; returns the surrogate."""
+        for network in self.networks.values():
+            network.to(device)
+        self.constants = moved(self.constants, device)
+        return self
+
     def parameters_by_network(self) -> dict[str, int]:
         """Trainable parameters, counted on the networks themselves (built without memory)."""
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -224,7 +233,7 @@ class Surrogate(ABC):
         states = [stored(net, self.precision) for net in self.networks.values()]
         states.append(self.constants)
         for tensor in (state[key] for state in states for key in sorted(state)):
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().numpy(force=True).tobytes())
         return digest.hexdigest()
 
     def round_weights(self, network: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from calostudy.calorimeter import Layer
+from calostudy.devices import table_property
 
 UNIT = 10.0
 """Of lengths, in mm; and the size of every cell for a network that does not know sizes."""
@@ -84,20 +85,20 @@ class Spiral:
     def __len__(self) -> int:
         return len(self.order)
 
-    @cached_property
+    @table_property
     def sizes(self) -> Tensor:
         """(d_eta, d_phi) of each cell in `UNIT`, (n, 2)."""
         index = np.unravel_index(self.order, self.layer.shape)
         sizes = [np.diff(e)[i] for e, i in zip(self.layer.edges, index, strict=True)]
         return torch.as_tensor(np.stack(sizes, axis=1) / UNIT)
 
-    @cached_property
+    @table_property
     def centres(self) -> Tensor:
         """(eta, phi) of each cell in `UNIT`, (n, 2)."""
         both = np.stack([self.layer.eta, self.layer.phi], axis=1)
         return torch.as_tensor(both[self.order] / UNIT)
 
-    @cached_property
+    @table_property
     def neighbours(self) -> Tensor:
         """Places on the spiral of what a cell sees, (n, (2 `WINDOW` + 1)^2 - 1 + `BEFORE`): its
         neighbours, then those before it; n where there is none or it comes later."""
@@ -115,7 +116,7 @@ class Spiral:
             columns.append(np.where(place >= 0, place, n))
         return torch.as_tensor(np.stack(columns, axis=1))
 
-    @cached_property
+    @table_property
     def features(self) -> Tensor:
         """Numbers of each cell for a network with common weights, (n, F) float32: the logarithms of
         the sizes of its window's columns and rows, its place, which of its neighbours are known."""

@@ -58,7 +58,7 @@ def _triangular(network: nn.Module, dtype: np.dtype) -> Sampler:
 @_triangular.register
 def _(network: SharedCells, dtype: np.dtype) -> Sampler:
     def numbers(tensor):
-        return np.ascontiguousarray(tensor.detach().double().numpy().astype(dtype))
+        return np.ascontiguousarray(tensor.detach().double().numpy(force=True).astype(dtype))
 
     parts = [FEATURES, NEIGHBOURS, NEIGHBOURS, SUMS]
     parts.append(network.first.in_features - sum(parts))
@@ -99,7 +99,7 @@ def _(network: SharedCells, dtype: np.dtype) -> Sampler:
 @_triangular.register
 def _(network: MaskedCells, dtype: np.dtype) -> Sampler:
     def numbers(tensor):
-        return tensor.detach().numpy().astype(dtype, copy=False)
+        return tensor.detach().numpy(force=True).astype(dtype, copy=False)
 
     layers = [(each.inputs, each.outputs, numbers(each.weight), numbers(each.bias))
               for each in network.hidden]  # fmt: skip
