@@ -1,7 +1,7 @@
 """Showers from a surrogate: in memory, or any number of them streamed into a file."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def generate_showers(
     """
     energies = _checked(energies)
     where = _target(surrogate, target)
-    with where.active() if where else nullcontext():
+    with _on(surrogate, where):
         return concatenate(list(_batches(surrogate, energies, seed, 0, batch)))
 
 
@@ -93,7 +93,7 @@ def generate(
     size = max(1, SHARD_BYTES // (4 * calorimeter.cells))
     with open_row(out, len(energies), size, parameters) as row:
         with (
-            where.active() if where else nullcontext(),
+            _on(surrogate, where),
             tqdm(total=len(energies), unit="shower", disable=None if progress else True) as bar,
         ):
             missing = row.missing()
@@ -135,7 +135,7 @@ def generate_clouds(
     out, energies = Path(out), _checked(energies)
     where = _target(surrogate, target)
     with (
-        where.active() if where else nullcontext(),
+        _on(surrogate, where),
         clouds.Writer(out, attributes=_attributes(surrogate, seed)) as writer,
         tqdm(total=len(energies), unit="shower", disable=None if progress else True) as bar,
     ):
@@ -171,6 +171,20 @@ def _target(surrogate: Surrogate, target: str | HardwareTarget | None) -> Hardwa
     where = hardware_target(target)
     require_support(surrogate, where)
     return where
+
+
+@contextmanager
+def _on(surrogate: Surrogate, where: HardwareTarget | None) -> Iterator[None]:
+    """The surrogate on a hardware target while inside."""
+    if where is None:
+        yield
+        return
+    with where.active():
+        surrogate.to(where.torch_device)
+        try:
+            yield
+        finally:
+            surrogate.to("cpu")
 
 
 def _arrays(showers: Showers) -> dict[str, np.ndarray]:

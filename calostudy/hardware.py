@@ -104,7 +104,8 @@ class HardwareTarget:
 
         fp64 and fp32 become PyTorch's default type; bf16 and fp16 are automatic mixed precision
         over fp32; tf32 lets float32 matrix products use the tensor cores. The previous state
-        comes back at the end. Raises UsageError where the machine lacks the target.
+        comes back at the end. On a GPU tensors are made there unless the code says otherwise; a
+        surrogate goes there with `Surrogate.to`. Raises UsageError where the machine lacks the target.
         """
         reason = self.missing()
         if reason:
@@ -121,6 +122,8 @@ class HardwareTarget:
             # In this order: Numba, when it starts its threads, changes PyTorch's number of them.
             numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
             torch.set_num_threads(self.threads)
+            if self.device != "cpu":
+                stack.enter_context(self.torch_device)
             torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
             if self.precision in ("bf16", "fp16"):
                 torch.set_default_dtype(torch.float32)

@@ -268,11 +268,15 @@ def time_contestants(
     for surrogate, _ in contestants.values():
         require_support(surrogate, where)
     with where.active():
+        for surrogate, _ in contestants.values():
+            surrogate.to(where.torch_device)
         cases = {
             name: _calls(surrogate, batch, where, seed, energy, sampler)
             for name, (surrogate, sampler) in contestants.items()
         }
         run = race(cases, rounds, seed, budget=budget)
+        for surrogate, _ in contestants.values():
+            surrogate.to("cpu")
     return {
         name: _summary(run, name, surrogate, batch, where, None if name == against else against)
         for name, (surrogate, _) in contestants.items()

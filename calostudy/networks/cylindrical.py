@@ -39,6 +39,12 @@ def _wrapped(x: Tensor) -> Tensor:
     return torch.cat([x[:, :, :, -1:], x, x[:, :, :, :1]], dim=3)
 
 
+def goes_by_mkldnn(x: Tensor) -> bool:
+    """Whether PyTorch's library of fast convolutions on the CPU takes a tensor."""
+    on_cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return on_cpu and x.dtype == torch.float32
+
+
 class CylindricalConv(nn.Conv3d):
     """A convolution of odd kernel or of stride 2 that pads each axis by one, phi by the circle.
 
@@ -59,7 +65,7 @@ class CylindricalConv(nn.Conv3d):
                 x = F.pad(x, (0, 0, 1, 1, 0, 0), mode="circular")
             return F.conv3d(x, weight, bias, self.stride, self.padding)
         x = _wrapped(x) if self.periodic else x
-        if x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        if not goes_by_mkldnn(x):
             return F.conv3d(x, weight, bias, self.stride, self.padding)
         weight = weight.contiguous(memory_format=torch.channels_last_3d)
         return torch.mkldnn_convolution(x, weight, bias, self.padding, self.stride, (1, 1, 1), 1)

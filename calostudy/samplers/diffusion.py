@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from calostudy.devices import moved
 from calostudy.errors import UsageError
 
 Denoise = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -39,7 +40,7 @@ class Path:
 
     def at(self, time: float) -> tuple[float, float]:
         """alpha and sigma of one time."""
-        t = torch.tensor(time, dtype=torch.float64)
+        t = torch.tensor(time, dtype=torch.float64, device="cpu")
         return self.alpha(t).item(), self.sigma(t).item()
 
 
@@ -72,7 +73,7 @@ def discrete_cosine_path(steps: int = 400, offset: float = 0.008) -> Path:
     alphas, sigmas = squared.sqrt(), (1.0 - squared).sqrt()
 
     def look_up(table: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda t: table[(t.double() * steps).round().long()]
+        return lambda t: moved(table, t.device)[(t.double() * steps).round().long()]
 
     return Path(look_up(alphas), look_up(sigmas))
 

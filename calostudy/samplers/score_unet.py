@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calostudy.networks.cylindrical import goes_by_mkldnn
 from calostudy.networks.score_unet import (
     Attention,
     LayerNet,
@@ -132,7 +133,7 @@ class _Grid(_Walk):
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
-    if x.dtype != torch.float32:  # what oneDNN knows
+    if not goes_by_mkldnn(x):
         return F.conv3d(x, weight, bias, padding=padding)
     return torch.mkldnn_convolution(x, weight, bias, (padding,) * 3, (1,) * 3, (1,) * 3, 1)
 
