@@ -105,7 +105,8 @@ class HardwareTarget:
         fp64 and fp32 become PyTorch's default type; bf16 and fp16 are automatic mixed precision
         over fp32; tf32 lets float32 matrix products use the tensor cores. The previous state
         comes back at the end. On a GPU tensors are made there unless the code says otherwise; a
-        surrogate goes there with `Surrogate.to`. Raises UsageError where the machine lacks the target.
+        surrogate goes there with `Surrogate.to`. Raises UsageError where the machine lacks the
+        target.
         """
         reason = self.missing()
         if reason:

@@ -190,6 +190,9 @@ class Toy:
     def __init__(self, clock=None):
         self.clock, self.energies, self.firsts = clock, [], []
 
+    def to(self, device):
+        return self
+
     def sample(self, incident_energy, seed=0, first=0, sampler="own"):
         self.energies.append(incident_energy)
         self.firsts.append(first)

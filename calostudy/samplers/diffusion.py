@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calostudy.devices import moved
+from calostudy import devices
 from calostudy.errors import UsageError
 
 Denoise = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -73,7 +73,7 @@ def discrete_cosine_path(steps: int = 400, offset: float = 0.008) -> Path:
     alphas, sigmas = squared.sqrt(), (1.0 - squared).sqrt()
 
     def look_up(table: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda t: moved(table, t.device)[(t.double() * steps).round().long()]
+        return lambda t: devices.moved(table, t.device)[(t.double() * steps).round().long()]
 
     return Path(look_up(alphas), look_up(sigmas))
 
