@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from calostudy.calorimeter import Calorimeter
@@ -123,41 +124,37 @@ class CellMarginals:
         Hits are scaled so that each layer has its energy (`share_out`); where there is none in a
         layer with energy, the cell that was nearest to be one takes it.
         """
+        by_layer, by_cell = _layer_by_layer(self.calorimeter)
         probability = self._probability(energies)
         above = torch.special.ndtr(-numbers.double())
-        for place in self.calorimeter.slices:
-            odds = probability[:, place] / above[:, place].clamp_min(1e-300)
-            nearest = odds.argmax(dim=1, keepdim=True)
-            least = 0.999 * probability[:, place].gather(1, nearest)
-            above[:, place] = above[:, place].scatter_reduce(1, nearest, least, "amin")
+        odds = F.pad(probability / above.clamp_min(1e-300), (0, 1))[:, by_layer]  # (N, L, c)
+        nearest = by_layer.expand(odds.shape).gather(2, odds.argmax(dim=2, keepdim=True))[..., 0]
+        above.scatter_reduce_(1, nearest, 0.999 * probability.gather(1, nearest), "amin")
         shares = torch.zeros_like(above)
         rows, places = (above < probability).nonzero(as_tuple=True)
         within = -torch.special.ndtri(above[rows, places] / probability[rows, places])
         logs = follow(self._lines(energies, rows, places), NODES, within).clamp_min(0.0)
         shares[rows, places] = self.threshold * logs.exp()
-        parts = [
-            share_out(shares[:, place], energies[:, i], self.threshold)
-            for i, place in enumerate(self.calorimeter.slices)
-        ]
-        return torch.cat(parts, dim=1)
+        shares = F.pad(shares, (0, 1))[:, by_layer].flatten(0, 1)
+        cells = share_out(shares, energies.double().flatten(), self.threshold)
+        return cells.view(len(energies), -1)[:, by_cell]
 
     # ---- at the energies of a shower's layers -------------------------------------------
 
     def _weights(self, energies: Tensor) -> Tensor:
         """How near the knots layer energies (N, L) are: (N, L, K), float64."""
         logs = (energies.double() / self.threshold).clamp_min(1e-9).log()
-        pairs = zip(self.knots.double().T, logs.T, strict=True)
-        return torch.stack([nearness(knots, at) for knots, at in pairs], dim=1)
+        return nearness(self.knots.double().T, logs.T).transpose(0, 1)
 
     def _probability(self, energies: Tensor) -> Tensor:
         """Of a hit: (N, V); none in a layer without energy."""
-        weights, kinds = self._weights(energies), orbits(self.calorimeter)
-        weights = weights * (energies > 0)[..., None]
-        parts = [
-            weights[:, i] @ self.hit.double()[:, kinds[s]]
-            for i, s in enumerate(self.calorimeter.slices)
-        ]
-        return torch.cat(parts, dim=1)
+        weights = self._weights(energies) * (energies > 0)[..., None]
+        weight, knot = weights.topk(2, dim=2)  # (N, L, 2)
+        kinds, layers = orbits(self.calorimeter), _layers(self.calorimeter)
+        hit = self.hit.double().flatten()
+        place = knot * self.hit.shape[1]
+        near, far = (weight[:, layers, i] * hit[place[:, layers, i] + kinds] for i in (0, 1))
+        return near + far
 
     def _lines(self, energies: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """Logarithms of the energies of some cells at `NODES`: (n, Q)."""
@@ -186,6 +183,18 @@ def _layers(calorimeter: Calorimeter) -> Tensor:
     """Of each cell its layer: (V,)."""
     sizes = torch.tensor([place.stop - place.start for place in calorimeter.slices])
     return torch.arange(len(sizes)).repeat_interleave(sizes)
+
+
+@table
+def _layer_by_layer(calorimeter: Calorimeter) -> tuple[Tensor, Tensor]:
+    """The cells of each layer, (L, c) with V where a layer has no more of them, and of each cell
+    its place there, (V,) from 0 to L c - 1."""
+    sizes = [place.stop - place.start for place in calorimeter.slices]
+    by_layer = torch.full((len(sizes), max(sizes)), calorimeter.cells)
+    for row, place in zip(by_layer, calorimeter.slices, strict=True):
+        row[: place.stop - place.start] = torch.arange(place.start, place.stop)
+    by_cell = (by_layer.flatten() < calorimeter.cells).nonzero()[:, 0]
+    return by_layer, by_cell
 
 
 def _knots(logs: Tensor) -> Tensor:

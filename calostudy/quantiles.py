@@ -69,8 +69,8 @@ class ConditionalQuantiles:
 
     def _by_column(self, read, values: Tensor, given: Tensor) -> Tensor:
         weights = nearness(self.knots.double(), given.double())
-        columns = zip(self.lines.double().transpose(0, 1), values.double().T, strict=True)
-        return torch.stack([read(weights @ own, FINE_NODES, v) for own, v in columns], dim=1)
+        lines = torch.einsum("nk,kdq->ndq", weights, self.lines.double())
+        return read(lines.flatten(0, 1), FINE_NODES, values.double().flatten()).view(values.shape)
 
 
 def fitted_line(values: Tensor, weights: Tensor, nodes: Tensor, step: float = 1e-5) -> Tensor:
@@ -118,20 +118,22 @@ def go_back(lines: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
 
 
 def nearness(knots: Tensor, at: Tensor) -> Tensor:
-    """How near increasing knots (K,) are to numbers (n,): (n, K), each row sums to 1 and has two
-    neighbours at most; beyond the ends the last knot alone.
+    """How near increasing knots (..., K) are to numbers (..., n): (..., n, K), each row sums to 1
+    and has two neighbours at most; beyond the ends the last knot alone.
 
     >>> nearness(torch.tensor([0.0, 1.0, 3.0]), torch.tensor([0.25, 2.0, 9.0]))
     tensor([[0.7500, 0.2500, 0.0000],
             [0.0000, 0.5000, 0.5000],
             [0.0000, 0.0000, 1.0000]])
     """
-    at = at.clamp(knots[0], knots[-1]).contiguous()
-    upper = torch.searchsorted(knots.contiguous(), at, right=True).clamp(1, len(knots) - 1)
-    share = (at - knots[upper - 1]) / (knots[upper] - knots[upper - 1])
-    weights = torch.zeros(len(at), len(knots), dtype=at.dtype, device=at.device)
-    weights.scatter_(1, (upper - 1)[:, None], (1.0 - share)[:, None])
-    return weights.scatter_(1, upper[:, None], share[:, None])
+    count = knots.shape[-1]
+    at = at.clamp(knots[..., :1], knots[..., -1:]).contiguous()
+    upper = torch.searchsorted(knots.contiguous(), at, right=True).clamp(1, count - 1)
+    below, above = (knots.gather(-1, i) for i in (upper - 1, upper))
+    share = (at - below) / (above - below)
+    weights = torch.zeros(*at.shape, count, dtype=at.dtype, device=at.device)
+    weights.scatter_(-1, (upper - 1)[..., None], (1.0 - share)[..., None])
+    return weights.scatter_(-1, upper[..., None], share[..., None])
 
 
 def between(lines: Tensor, weights: Tensor) -> Tensor:
