@@ -19,6 +19,8 @@ that depend on the energy of the layer and are the same for all cells that a sym
 calorimeter exchanges. Several cells share a place of the U-Net, which has one level only and
 knows what is special about each place: with as much to compute, this learned more in the first
 minute than two levels of smaller patches. Showers are turned and mirrored at random while training.
+Except for photons, standard normal numbers (`calostudy.normal_space`) take the place of these
+logarithms: on dataset 2 the latter, drawn one by one, have an AUC of 0.995, the former of 0.5.
 """
 
 import math
@@ -31,10 +33,12 @@ import torch
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
+from calostudy.calorimeter import Calorimeter
 from calostudy.energies import GEV
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.score_unet import LayerNet, ScoreUNet, UNetStructure
+from calostudy.normal_space import NormalSpace
 from calostudy.samplers.diffusion import Process, Sampling, cosine_path, spread_times
 from calostudy.samplers.score_unet import eager, fused
 from calostudy.showers import Showers
@@ -125,6 +129,9 @@ RECIPES: dict[str, dict[str, dict[str, TrainingRecipe]]] = {
 }
 """By size, dataset and network."""
 
+IN_NORMAL_SPACE = ("ds1-pions", "ds2", "ds3")
+"""Datasets that size `embedded` sees as standard normal numbers."""
+
 _LEAST = 1e-8
 """How far the u's keep away from 0 and 1 in size `embedded`."""
 _KNOTS = 12
@@ -184,14 +191,28 @@ class CaloScore(Diffusion):
 
     # ---- numbers that the networks see --------------------------------------------------
 
+    @property
+    def _normal(self) -> bool:
+        return self.embedded and self.dataset.name in IN_NORMAL_SPACE
+
+    @property
+    def _geometry(self) -> tuple[Calorimeter, float, float]:
+        return self.dataset.calorimeter, self.dataset.threshold, self._response
+
+    @property
+    def _space(self) -> NormalSpace:
+        return NormalSpace.of_constants(*self._geometry, self.constants)
+
     def initial_constants(self) -> dict[str, Tensor]:
         """`paper`: least, greatest, mean and deviation of each u and each cell. `embedded`: mean
         and deviation of each u and of the logarithm of each layer's energy; knots, and there mean
-        and deviation of each cell."""
+        and deviation of each cell. In normal space: its own, and those of the logarithms."""
         calorimeter = self.dataset.calorimeter
         layers, cells = len(calorimeter.layers), calorimeter.cells
         moments = {"mean": 0.0, "deviation": 1.0}
-        if not self.embedded:
+        if self._normal:
+            shapes = {"energies": (layers,)}
+        elif not self.embedded:
             shapes, keys = {LAYERS: (layers,), VOXELS: (cells,)}, {"least": 0.0, "greatest": 1.0}
             moments |= keys
         else:
@@ -201,7 +222,9 @@ class CaloScore(Diffusion):
             for name, shape in shapes.items()
             for key, value in moments.items()
         }
-        if self.embedded:
+        if self._normal:
+            constants |= NormalSpace.untrained(*self._geometry).constants()
+        elif self.embedded:
             knots = torch.linspace(0.0, 10.0, _KNOTS)[:, None].repeat(1, layers)
             constants["knots"] = knots
         return constants
@@ -210,6 +233,12 @@ class CaloScore(Diffusion):
         batch = self.prepare(VOXELS, showers)
         energies = batch["energies"]
         generator = torch.Generator().manual_seed(0)
+        if self._normal:
+            self._set_moments("energies", self._log_energies(energies), 1e-2)
+            counted = torch.where(batch["cells"] < self.dataset.threshold, 0.0, batch["cells"])
+            space = NormalSpace.fitted(*self._geometry, counted, batch["incident"])
+            self.constants.update(space.constants())
+            return
         if self.embedded:
             self._fit_embedded(batch, energies, generator)
             return
@@ -319,6 +348,8 @@ class CaloScore(Diffusion):
 
     def _layer_numbers(self, energies: Tensor, incident: Tensor) -> Tensor:
         """The numbers (B, L) that `LAYERS` describes."""
+        if self._normal:
+            return self._space.layers.forward(energies, incident, torch.rand(energies.shape))
         if self.embedded:
             values = self._spread_u(energies, incident)
         else:
@@ -328,6 +359,8 @@ class CaloScore(Diffusion):
 
     def _layer_energies(self, numbers: Tensor, incident: Tensor) -> Tensor:
         """Layer energies (B, L) in MeV: the inverse of `_layer_numbers`."""
+        if self._normal:
+            return self._space.layers.inverse(numbers, incident)
         if self.embedded:
             u = pre.inverse_logit(pre.unstandardise(numbers, *self._moments(LAYERS)), _LEAST)
             energies = pre.energies_from_fractions(u, incident, self._response)
@@ -343,6 +376,8 @@ class CaloScore(Diffusion):
 
     def _cell_numbers(self, cells: Tensor, energies: Tensor) -> Tensor:
         """The numbers (B, V) that `VOXELS` describes."""
+        if self._normal:
+            return self._space.cells.forward(cells, energies, torch.rand_like(cells))
         if self.embedded:
             mean, deviation = self._cell_moments(energies)
             return (self._spread_cells(cells) - mean) / deviation
@@ -351,6 +386,8 @@ class CaloScore(Diffusion):
 
     def _to_cells(self, numbers: Tensor, energies: Tensor) -> Tensor:
         """Cells (B, V) in MeV: the inverse of `_cell_numbers`."""
+        if self._normal:
+            return self._space.cells.inverse(numbers, energies)
         if not self.embedded:
             fractions = self._fractions(VOXELS, numbers).clamp_min(0.0)
             return pre.scale_layers(fractions, energies, self._slices)
