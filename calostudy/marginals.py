@@ -11,7 +11,7 @@ other.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,8 @@ from calostudy.quantiles import (
     nearness,
 )
 
+Known = Callable[[Tensor], Tensor]
+
 KNOTS = 20
 """Energies of a layer at which the distributions of its cells are known; between, they are
 interpolated."""
@@ -46,7 +48,8 @@ NODES = torch.linspace(-4.5, 4.5, 19, dtype=torch.float64)
 
 _ENOUGH = 10.0  # hits of a knot; those of all showers, at any energy, make up for less
 _CERTAIN = 1e-6  # a hit is never less likely than this, nor more than 1 less this
-_MARGIN = 1e-6  # how far a share is kept from 0 and 1
+MARGIN = 1e-6
+"""How far a share is kept from 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -83,34 +86,40 @@ class CellMarginals:
             lit = energies[:, layer] > 0
             if not lit.any():
                 continue
-            found.knots[:, layer] = _knots((energies[lit, layer] / threshold).log())
-            weights = found._weights(energies[lit])[:, layer]
+            found.knots[:, layer] = knots_of((energies[lit, layer] / threshold).log())
+            weights = found.weights(energies[lit])[:, layer]
             within = cells[lit, place]
             for kind in kinds[place].unique():
                 alike = within[:, kinds[place] == kind]
-                found.hit[:, kind], logs = _hits(alike, weights, threshold)
+                found.hit[:, kind], logs = hits_of(alike, weights, threshold)
                 if logs is not None:
                     found.logs[:, kind] = logs
         return found
 
     @classmethod
     def of_constants(
-        cls, calorimeter: Calorimeter, threshold: float, constants: Mapping[str, Tensor]
+        cls,
+        calorimeter: Calorimeter,
+        threshold: float,
+        constants: Mapping[str, Tensor],
+        name: str = "cells",
     ) -> "CellMarginals":
         """The inverse of `constants`."""
-        return cls(calorimeter, threshold, *(constants[f"cells.{k}"] for k in _CONSTANTS))
+        return cls(calorimeter, threshold, *(constants[f"{name}.{k}"] for k in _CONSTANTS))
 
-    def constants(self) -> dict[str, Tensor]:
+    def constants(self, name: str = "cells") -> dict[str, Tensor]:
         """What a surrogate stores, float32."""
-        return {f"cells.{key}": getattr(self, key).float() for key in _CONSTANTS}
+        return {f"{name}.{key}": getattr(self, key).float() for key in _CONSTANTS}
 
-    def forward(self, cells: Tensor, energies: Tensor, uniform: Tensor) -> Tensor:
+    def forward(
+        self, cells: Tensor, energies: Tensor, uniform: Tensor, known: Known | None = None
+    ) -> Tensor:
         """Normal numbers (N, V), float64, of cells (N, V) in layers with energies (N, L) in MeV.
 
         uniform: (N, V) in [0, 1); an empty cell becomes a number at random among those that stand
-        for none.
+        for none. known: changes the probabilities (N, V) of hits, where more is known of them.
         """
-        probability = self._probability(energies)
+        probability = self._probability(energies, known)
         above = probability + (1.0 - probability) * uniform.double().clamp(1e-12, 1.0 - 1e-12)
         rows, places = (cells >= self.threshold).nonzero(as_tuple=True)
         logs = (cells[rows, places].double() / self.threshold).log()
@@ -118,14 +127,14 @@ class CellMarginals:
         above[rows, places] = probability[rows, places] * torch.special.ndtr(-within)
         return -torch.special.ndtri(above)
 
-    def inverse(self, numbers: Tensor, energies: Tensor) -> Tensor:
+    def inverse(self, numbers: Tensor, energies: Tensor, known: Known | None = None) -> Tensor:
         """Cells (N, V) in MeV, float64, of normal numbers (N, V) in layers with energies (N, L).
 
         Hits are scaled so that each layer has its energy (`share_out`); where there is none in a
         layer with energy, the cell that was nearest to be one takes it.
         """
         by_layer, by_cell = _layer_by_layer(self.calorimeter)
-        probability = self._probability(energies)
+        probability = self._probability(energies, known)
         above = torch.special.ndtr(-numbers.double())
         odds = F.pad(probability / above.clamp_min(1e-300), (0, 1))[:, by_layer]  # (N, L, c)
         nearest = by_layer.expand(odds.shape).gather(2, odds.argmax(dim=2, keepdim=True))[..., 0]
@@ -141,24 +150,24 @@ class CellMarginals:
 
     # ---- at the energies of a shower's layers -------------------------------------------
 
-    def _weights(self, energies: Tensor) -> Tensor:
+    def weights(self, energies: Tensor) -> Tensor:
         """How near the knots layer energies (N, L) are: (N, L, K), float64."""
         logs = (energies.double() / self.threshold).clamp_min(1e-9).log()
         return nearness(self.knots.double().T, logs.T).transpose(0, 1)
 
-    def _probability(self, energies: Tensor) -> Tensor:
+    def _probability(self, energies: Tensor, known: Known | None) -> Tensor:
         """Of a hit: (N, V); none in a layer without energy."""
-        weights = self._weights(energies) * (energies > 0)[..., None]
+        weights = self.weights(energies) * (energies > 0)[..., None]
         weight, knot = weights.topk(2, dim=2)  # (N, L, 2)
         kinds, layers = orbits(self.calorimeter), _layers(self.calorimeter)
         hit = self.hit.double().flatten()
         place = knot * self.hit.shape[1]
         near, far = (weight[:, layers, i] * hit[place[:, layers, i] + kinds] for i in (0, 1))
-        return near + far
+        return known(near + far) if known else near + far
 
     def _lines(self, energies: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """Logarithms of the energies of some cells at `NODES`: (n, Q)."""
-        weights = self._weights(energies)[rows, _layers(self.calorimeter)[places]]  # (n, K)
+        weights = self.weights(energies)[rows, _layers(self.calorimeter)[places]]  # (n, K)
         weight, knot = weights.topk(2, dim=1)
         logs = self.logs.double()[knot, orbits(self.calorimeter)[places][:, None]]  # (n, 2, Q)
         return between(logs, weight)
@@ -197,7 +206,7 @@ def _layer_by_layer(calorimeter: Calorimeter) -> tuple[Tensor, Tensor]:
     return by_layer, by_cell
 
 
-def _knots(logs: Tensor) -> Tensor:
+def knots_of(logs: Tensor) -> Tensor:
     """One half evenly spread among the showers, one half over their range: (K,), increasing."""
     places = torch.linspace(0.0, 1.0, KNOTS // 2, dtype=torch.float64)
     within = torch.linspace(0.0, 1.0, KNOTS - len(places) + 2, dtype=torch.float64)[1:-1]
@@ -206,7 +215,7 @@ def _knots(logs: Tensor) -> Tensor:
     return found + 1e-3 * torch.arange(KNOTS)
 
 
-def _hits(cells: Tensor, weights: Tensor, threshold: float) -> tuple[Tensor, Tensor | None]:
+def hits_of(cells: Tensor, weights: Tensor, threshold: float) -> tuple[Tensor, Tensor | None]:
     """Of cells (N, c) that are alike, in showers with weights (N, K) for the knots: probability of
     a hit (K,), and its logarithms (K, Q) at `NODES`, None where there is no hit."""
     rows, places = (cells >= threshold).nonzero(as_tuple=True)
@@ -237,6 +246,11 @@ class LayerMarginals:
     response: float
     logits: ConditionalQuantiles
 
+    @property
+    def numbers(self) -> int:
+        """L."""
+        return self.logits.lines.shape[1]
+
     @classmethod
     def untrained(cls, layers: int, response: float) -> "LayerMarginals":
         """Of no showers in particular."""
@@ -248,7 +262,7 @@ class LayerMarginals:
     ) -> "LayerMarginals":
         """Of training showers: energies (N, L) of layers and incident energies (N,), both in MeV;
         uniform: (N, L) in [0, 1)."""
-        logits = _blurred(_ended(energies, incident, response), uniform)
+        logits = blurred(_ended(energies, incident, response), uniform)
         return cls(response, ConditionalQuantiles.fitted(logits, incident.double().log()))
 
     @classmethod
@@ -263,12 +277,12 @@ class LayerMarginals:
     def forward(self, energies: Tensor, incident: Tensor, uniform: Tensor) -> Tensor:
         """Normal numbers (N, L), float64, of energies (N, L) of layers at incident energies (N,),
         both in MeV; uniform: (N, L) in [0, 1)."""
-        logits = _blurred(_ended(energies, incident, self.response), uniform)
+        logits = blurred(_ended(energies, incident, self.response), uniform)
         return self.logits.forward(logits, incident.double().log())
 
     def inverse(self, numbers: Tensor, incident: Tensor) -> Tensor:
         """Energies (N, L) in MeV, float64, of normal numbers (N, L) at incident energies (N,)."""
-        u = inverse_logit(self.logits.inverse(numbers, incident.double().log()), _MARGIN)
+        u = inverse_logit(self.logits.inverse(numbers, incident.double().log()), MARGIN)
         return energies_from_fractions(u, incident.double(), self.response)
 
 
@@ -279,9 +293,9 @@ def _ended(energies: Tensor, incident: Tensor, response: float) -> Tensor:
     return torch.cat([u[:, :1], torch.where(behind, u[:, 1:], 1.0)], dim=1)
 
 
-def _blurred(u: Tensor, uniform: Tensor) -> Tensor:
+def blurred(u: Tensor, uniform: Tensor) -> Tensor:
     """Logits of u's, float64, in which 0 and 1 have a density, too: 2 wide, at their end."""
-    p = _MARGIN + (1.0 - 2.0 * _MARGIN) * u.double()
+    p = MARGIN + (1.0 - 2.0 * MARGIN) * u.double()
     logits = p.log() - torch.log1p(-p)
-    end = logits.abs() >= -math.log(_MARGIN) - 1e-3
+    end = logits.abs() >= -math.log(MARGIN) - 1e-3
     return logits - torch.where(end, 2.0 * uniform.double() * logits.sign(), 0.0)

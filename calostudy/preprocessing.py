@@ -63,7 +63,8 @@ def symmetries(calorimeter: Calorimeter) -> Tensor:
         (layer, torch.arange(place.start, place.stop).view(layer.shape))
         for layer, place in zip(calorimeter.layers, calorimeter.slices, strict=True)
     ]
-    turns = math.gcd(*(len(i) for layer, i in layers if layer.view == "cylindrical" and len(i) > 1))
+    angles = [len(i) for layer, i in layers if layer.view == "cylindrical" and len(i) > 1]
+    turns = math.gcd(*angles) or 1
 
     def turned(layer: Layer, index: Tensor, step: int, mirror: tuple[bool, bool]) -> Tensor:
         axes = [axis for axis in (0, 1) if mirror[axis]]

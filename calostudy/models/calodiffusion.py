@@ -34,7 +34,7 @@ from calostudy.networks import shower_unet
 from calostudy.networks.cylindrical import UNetStructure
 from calostudy.networks.residual_mlp import ResidualMLP
 from calostudy.networks.shower_unet import ShowerStructure, ShowerUNet
-from calostudy.normal_space import NormalSpace
+from calostudy.normal_space import NormalSpace, layer_numbers
 from calostudy.samplers.diffusion import (
     STRAIGHT,
     Process,
@@ -197,7 +197,7 @@ class CaloDiffusion(NormalDiffusion):
         nn.init.zeros_(voxels.unet.end.bias)
         layers, modes = len(calorimeter.layers), number_of_modes(calorimeter)
         return {
-            LAYERS: ResidualMLP(layers, 1, *PERCEPTRON),
+            LAYERS: ResidualMLP(layer_numbers(calorimeter), 1, *PERCEPTRON),
             MODES: ResidualMLP(modes, 1 + layers, *PERCEPTRON),
             VOXELS: voxels,
         }
@@ -295,7 +295,9 @@ class CaloDiffusion(NormalDiffusion):
         process, (cells, incident) = self.processes[network], (batch["cells"], batch["incident"])
         time, energies = spread_times(len(incident)), self._layers(cells)
         if network == LAYERS:
-            data = self.space.layers.forward(energies, incident, torch.rand(energies.shape))
+            layers = self.space.layers
+            uniform = torch.rand(len(energies), layers.numbers)
+            data = layers.forward(energies, incident, uniform)
             conditions = self._conditions(incident)
         else:
             time = (time * STEPS).ceil() / STEPS
@@ -335,7 +337,7 @@ class CaloDiffusion(NormalDiffusion):
 
         calorimeter, energies = self.dataset.calorimeter, None
         if self.embedded:
-            numbers = drawn(LAYERS, len(calorimeter.layers), self._conditions(incident))
+            numbers = drawn(LAYERS, layer_numbers(calorimeter), self._conditions(incident))
             energies = self.space.layers.inverse(numbers, incident)
         values = drawn(VOXELS, calorimeter.cells, self._conditions(incident, energies))
         return self._to_cells(values, incident, energies)[0]

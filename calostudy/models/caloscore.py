@@ -38,7 +38,7 @@ from calostudy.energies import GEV
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.score_unet import LayerNet, ScoreUNet, UNetStructure
-from calostudy.normal_space import NormalSpace
+from calostudy.normal_space import NormalSpace, layer_numbers
 from calostudy.samplers.diffusion import Process, Sampling, cosine_path, spread_times
 from calostudy.samplers.score_unet import eager, fused
 from calostudy.showers import Showers
@@ -183,9 +183,10 @@ class CaloScore(Diffusion):
 
     def build_networks(self) -> dict[str, nn.Module]:
         layers, structure = len(self.dataset.calorimeter.layers), self.structure
+        numbers = self._layer_numbers_count
         width = LAYER_WIDTH[self.size][self.dataset.name]
         return {
-            LAYERS: LayerNet(layers, [1], width, structure.embedding, DROPOUT[self.size]),
+            LAYERS: LayerNet(numbers, [1], width, structure.embedding, DROPOUT[self.size]),
             VOXELS: ScoreUNet(self.layout(), [layers, 1], structure),
         }
 
@@ -194,6 +195,11 @@ class CaloScore(Diffusion):
     @property
     def _normal(self) -> bool:
         return self.embedded and self.dataset.name in IN_NORMAL_SPACE
+
+    @property
+    def _layer_numbers_count(self) -> int:
+        calorimeter = self.dataset.calorimeter
+        return layer_numbers(calorimeter) if self._normal else len(calorimeter.layers)
 
     @property
     def _geometry(self) -> tuple[Calorimeter, float, float]:
@@ -349,7 +355,9 @@ class CaloScore(Diffusion):
     def _layer_numbers(self, energies: Tensor, incident: Tensor) -> Tensor:
         """The numbers (B, L) that `LAYERS` describes."""
         if self._normal:
-            return self._space.layers.forward(energies, incident, torch.rand(energies.shape))
+            layers = self._space.layers
+            uniform = torch.rand(len(energies), layers.numbers)
+            return layers.forward(energies, incident, uniform)
         if self.embedded:
             values = self._spread_u(energies, incident)
         else:
@@ -463,7 +471,7 @@ class CaloScore(Diffusion):
             return found.double()
 
         calorimeter, condition = self.dataset.calorimeter, self._incident(incident)
-        numbers = drawn(0, LAYERS, len(calorimeter.layers), condition)
+        numbers = drawn(0, LAYERS, self._layer_numbers_count, condition)
         energies = self._layer_energies(numbers, incident)
         seen = self._layer_condition(energies, incident) if self.embedded else numbers
         values = drawn(1, VOXELS, calorimeter.cells, seen, condition)

@@ -36,7 +36,7 @@ from calostudy.networks.transformer import (
     ShowerTransformer,
     TransformerStructure,
 )
-from calostudy.normal_space import NormalSpace
+from calostudy.normal_space import NormalSpace, layer_numbers
 from calostudy.samplers.diffusion import STRAIGHT, Process, Sampling, spread_times
 from calostudy.showers import Showers
 
@@ -140,7 +140,7 @@ class FlowMatching(NormalDiffusion):
 
     def build_networks(self) -> dict[str, nn.Module]:
         calorimeter, name = self.dataset.calorimeter, self.dataset.name
-        layers = len(calorimeter.layers)
+        layers = layer_numbers(calorimeter)
         patches = Patches.of(calorimeter, PATCHES[self.size][name])
         return {
             ENERGIES: ShowerTransformer(Patches.single(layers), ENERGY_STRUCTURE[self.size], 1),
@@ -181,7 +181,8 @@ class FlowMatching(NormalDiffusion):
         space, (cells, incident) = self.space, (batch["cells"], batch["incident"])
         energies = pre.layer_sums(cells.double(), self.dataset.calorimeter.slices)
         if network == ENERGIES:
-            data = space.layers.forward(energies, incident, torch.rand(energies.shape))
+            uniform = torch.rand(len(energies), space.layers.numbers)
+            data = space.layers.forward(energies, incident, uniform)
             condition = self._incident(incident)
         else:
             data = space.cells.forward(cells, energies, torch.rand_like(cells))
@@ -217,7 +218,7 @@ class FlowMatching(NormalDiffusion):
             draw = noise.of(stream, (numbers,))
             return samplings[network].solve(process.denoiser(predict), process.path, draw).double()
 
-        numbers = made(ENERGIES, 0, len(calorimeter.layers), self._incident(incident))
+        numbers = made(ENERGIES, 0, space.layers.numbers, self._incident(incident))
         energies = space.layers.inverse(numbers, incident)
         numbers = made(VOXELS, 1, calorimeter.cells, self._condition(incident, energies))
         return space.cells.inverse(numbers, energies)[0]
@@ -230,6 +231,7 @@ class FlowMatching(NormalDiffusion):
 
     def _condition(self, incident: Tensor, energies: Tensor) -> Tensor:
         """Incident energy and normal numbers of the layers, (B, 1 + L)."""
-        middle = torch.full_like(energies, 0.5)
-        numbers = self.space.layers.forward(energies, incident, middle)
+        layers = self.space.layers
+        middle = energies.new_full((len(energies), layers.numbers), 0.5)
+        numbers = layers.forward(energies, incident, middle)
         return torch.cat([self._incident(incident), numbers], dim=1)
