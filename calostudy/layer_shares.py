@@ -60,6 +60,8 @@ class LayerShares:
         shares = found.shares
         deposited = energies.double().sum(dim=1)
         lit = deposited > 0
+        if not lit.any():
+            return cls(response, whole, shares)
         shares.knots[:, 0] = knots_of((deposited[lit] / threshold).log())
         weights = shares.weights(deposited[:, None])[:, 0]
         for layer in range(energies.shape[1]):
@@ -93,6 +95,11 @@ class LayerShares:
         known = _up_to(last)
         layers = self.shares.forward(energies, deposited, uniform[:, 2:], known)
         return torch.cat([whole, layers], dim=1)
+
+    def told(self, energies: Tensor, incident: Tensor) -> Tensor:
+        """Numbers (N, L) without chance that tell a network of energies (N, L) of layers."""
+        deposited = energies.double().sum(dim=1, keepdim=True)
+        return self.shares.forward(energies, deposited, torch.full_like(energies, 0.5))
 
     def inverse(self, numbers: Tensor, incident: Tensor) -> Tensor:
         """Energies (N, L) in MeV, float64, of normal numbers (N, 2 + L) at incident energies

@@ -155,7 +155,7 @@ class CellMarginals:
         logs = (energies.double() / self.threshold).clamp_min(1e-9).log()
         return nearness(self.knots.double().T, logs.T).transpose(0, 1)
 
-    def _probability(self, energies: Tensor, known: Known | None) -> Tensor:
+    def _probability(self, energies: Tensor, known: Known | None = None) -> Tensor:
         """Of a hit: (N, V); none in a layer without energy."""
         weights = self.weights(energies) * (energies > 0)[..., None]
         weight, knot = weights.topk(2, dim=2)  # (N, L, 2)
@@ -279,6 +279,10 @@ class LayerMarginals:
         both in MeV; uniform: (N, L) in [0, 1)."""
         logits = blurred(_ended(energies, incident, self.response), uniform)
         return self.logits.forward(logits, incident.double().log())
+
+    def told(self, energies: Tensor, incident: Tensor) -> Tensor:
+        """Numbers (N, L) without chance that tell a network of energies (N, L) of layers."""
+        return self.forward(energies, incident, torch.full_like(energies, 0.5))
 
     def inverse(self, numbers: Tensor, incident: Tensor) -> Tensor:
         """Energies (N, L) in MeV, float64, of normal numbers (N, L) at incident energies (N,)."""

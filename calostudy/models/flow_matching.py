@@ -140,10 +140,10 @@ class FlowMatching(NormalDiffusion):
 
     def build_networks(self) -> dict[str, nn.Module]:
         calorimeter, name = self.dataset.calorimeter, self.dataset.name
-        layers = layer_numbers(calorimeter)
+        layers, numbers = len(calorimeter.layers), layer_numbers(calorimeter)
         patches = Patches.of(calorimeter, PATCHES[self.size][name])
         return {
-            ENERGIES: ShowerTransformer(Patches.single(layers), ENERGY_STRUCTURE[self.size], 1),
+            ENERGIES: ShowerTransformer(Patches.single(numbers), ENERGY_STRUCTURE[self.size], 1),
             MODES: ResidualMLP(number_of_modes(calorimeter), 1 + layers, *PERCEPTRON),
             VOXELS: ShowerTransformer(patches, STRUCTURE[self.size][name], 1 + layers),
         }
@@ -231,7 +231,5 @@ class FlowMatching(NormalDiffusion):
 
     def _condition(self, incident: Tensor, energies: Tensor) -> Tensor:
         """Incident energy and normal numbers of the layers, (B, 1 + L)."""
-        layers = self.space.layers
-        middle = energies.new_full((len(energies), layers.numbers), 0.5)
-        numbers = layers.forward(energies, incident, middle)
-        return torch.cat([self._incident(incident), numbers], dim=1)
+        told = self.space.layers.told(energies, incident)
+        return torch.cat([self._incident(incident), told], dim=1)
