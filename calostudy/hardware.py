@@ -172,12 +172,17 @@ def target(name: str | HardwareTarget) -> HardwareTarget:
 def require_support(surrogate: object, where: HardwareTarget) -> None:
     """Refuse a target whose name would promise what the surrogate does not do.
 
-    A surrogate lists what its sampler can in `devices`, `precisions` and `compilers`; where it
-    does not, it runs on the CPU, in fp32 or fp64, without a compiler. Raises UsageError.
+    A surrogate says in `runs_on`, by device, in which precisions its sampler runs, and in
+    `compilers` what it can be compiled by; where it does not, it runs on the CPU, in fp32 or fp64,
+    without a compiler. Raises UsageError.
     """
-    defaults = {"device": ("cpu",), "precision": ("fp32", "fp64"), "compiler": ("eager",)}
-    for attribute, default in defaults.items():
-        known = getattr(surrogate, f"{attribute}s", default)
+    runs_on = getattr(surrogate, "runs_on", {"cpu": ("fp32", "fp64")})
+    can = {
+        "device": tuple(runs_on),
+        "precision": runs_on.get(where.device, ()),
+        "compiler": getattr(surrogate, "compilers", ("eager",)),
+    }
+    for attribute, known in can.items():
         wanted = getattr(where, attribute)
         if wanted not in known:
             raise UsageError(

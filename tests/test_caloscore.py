@@ -297,8 +297,10 @@ def replaced_steps(teacher, energies, evaluations, student):
     samplings = {**student.samplings, VOXELS: Sampling("ddim", evaluations)}
     with torch.no_grad():
         cells = [
-            teacher.shower(e, networks, samplings, ShowerNoise(0, i, torch.float32)).numpy()
+            teacher.cells(
+                torch.tensor([e]).double(), networks, samplings, ShowerNoise(0, i, torch.float32)
+            )
             for i, e in enumerate(energies)
         ]
-    cells = np.array(cells, np.float32)
+    cells = torch.cat(cells).numpy().astype(np.float32)
     return np.where(cells < teacher.dataset.threshold, 0, cells)

@@ -120,7 +120,9 @@ def test_a_surrogate_does_only_what_it_lists():
             return "plain"
 
     class Versatile(Plain):
-        devices, precisions, compilers = ("cpu", "cuda"), ("fp32", "bf16"), ("eager", "compile")
+        def __init__(self):
+            self.runs_on = {"cpu": ("fp32",), "cuda": ("fp32", "bf16")}
+            self.compilers = "eager", "compile"
 
     require_support(Plain(), target("cpu-1/fp64"))
     require_support(Versatile(), target("cuda/bf16/compile"))

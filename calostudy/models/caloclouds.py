@@ -94,6 +94,15 @@ class CaloClouds(Diffusion):
     SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]] = {"eager": _eager}
 
     @property
+    def samplers(self) -> Mapping[str, Callable[[nn.Module, str], Any]]:
+        # No two showers have as many points.
+        return self.SAMPLERS
+
+    @property
+    def at_once(self) -> int:
+        return 1
+
+    @property
     def processes(self) -> Mapping[str, Process]:
         return {POINTS: Process(PATH, "edm")}
 
@@ -240,15 +249,15 @@ class CaloClouds(Diffusion):
 
     # ---- sampling -----------------------------------------------------------------------
 
-    def shower(
+    def cells(
         self,
-        energy: float,
+        incident: Tensor,
         networks: Mapping[str, Any],
         samplings: Mapping[str, Sampling],
         noise: ShowerNoise,
     ) -> Tensor:
-        cloud = self._cloud(energy, networks, samplings, noise)
-        return torch.as_tensor(cloud.to_showers(self.dataset.calorimeter).cells[0])
+        cloud = self._cloud(incident, networks, samplings, noise)
+        return torch.as_tensor(cloud.to_showers(self.dataset.calorimeter).cells)
 
     def sample_clouds(
         self,
@@ -263,7 +272,7 @@ class CaloClouds(Diffusion):
         """The points of the showers that `sample` would put into cells."""
         energies = np.atleast_1d(np.asarray(incident_energy, np.float64))
         options = {"precision": precision, "solver": solver, "evaluations": evaluations}
-        clouds = list(self.one_by_one(self._cloud, energies, seed, first, **options))
+        clouds = list(self.in_turn(self._cloud, energies, seed, first, **options))
         return PointClouds(
             energies,
             np.cumsum([0, *(len(c.energy) for c in clouds)]),
@@ -271,12 +280,11 @@ class CaloClouds(Diffusion):
             np.concatenate([c.energy for c in clouds]),
         )
 
-    def _cloud(self, energy: float, networks, samplings, noise: ShowerNoise) -> PointClouds:
-        """One shower."""
-        incident = torch.tensor([energy], dtype=torch.float64)
+    def _cloud(self, incident: Tensor, networks, samplings, noise: ShowerNoise) -> PointClouds:
+        """One shower, of an incident energy (1,)."""
         given = self._incident(incident).to(noise.dtype)
         drawn = networks[SHOWER](noise.of(0, (5 + 2 * self.layers,))(0), given).double()
-        numbers = self._quantiles.inverse(drawn, incident.log())[0].numpy()
+        numbers = self._quantiles.inverse(drawn, incident.log())[0].numpy(force=True)
         shares, fractions = numbers[5:].clip(0.0).reshape(2, self.layers)
         total = float(np.clip(numbers[_COUNT], 1, MAXIMUM))
         counts = np.round(shares / max(shares.sum(), 1e-9) * total).astype(np.int64)
@@ -294,7 +302,7 @@ class CaloClouds(Diffusion):
         found = samplings[POINTS].solve(process.denoiser(predict), process.path, noise.of(1, shape))
         mean, deviation = (self.constants[f"points.{k}"].double() for k in ("mean", "deviation"))
         points = (mean + deviation * found[0].double() / DEVIATION).numpy(force=True)
-        return self._calibrated(energy, points, counts, fractions, numbers)
+        return self._calibrated(incident.item(), points, counts, fractions, numbers)
 
     def _calibrated(self, energy: float, points, counts, fractions, numbers) -> PointClouds:
         """Points (P, 4) sorted by depth into layers, their energies and centre as they should."""

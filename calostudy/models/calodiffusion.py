@@ -314,14 +314,13 @@ class CaloDiffusion(NormalDiffusion):
 
     # ---- sampling -----------------------------------------------------------------------
 
-    def shower(
+    def cells(
         self,
-        energy: float,
+        incident: Tensor,
         networks: Mapping[str, Any],
         samplings: Mapping[str, Sampling],
         noise: ShowerNoise,
     ) -> Tensor:
-        incident = torch.tensor([energy], dtype=torch.float64)
         streams = list(networks)
         networks = self.with_modes(networks) if self.embedded else networks
 
@@ -329,7 +328,7 @@ class CaloDiffusion(NormalDiffusion):
             process, conditions = self.processes[network], conditions.to(noise.dtype)
 
             def predict(x: Tensor, time: float) -> Tensor:
-                told = torch.tensor([process.path.at(time)[1]], dtype=x.dtype)
+                told = x.new_full((len(x),), process.path.at(time)[1])
                 return networks[network](x, told, conditions)
 
             numbers = noise.of(streams.index(network), (size,))
@@ -340,4 +339,4 @@ class CaloDiffusion(NormalDiffusion):
             numbers = drawn(LAYERS, layer_numbers(calorimeter), self._conditions(incident))
             energies = self.space.layers.inverse(numbers, incident)
         values = drawn(VOXELS, calorimeter.cells, self._conditions(incident, energies))
-        return self._to_cells(values, incident, energies)[0]
+        return self._to_cells(values, incident, energies)

@@ -258,7 +258,7 @@ class CaloFlow(Surrogate):
             voxels = torch.minimum(voxels, self.constants[_LARGEST].double())
         cells = pre.to_mev(pre.scale_layers(voxels, energies, calorimeter.slices))
         overflow = np.zeros((len(energy), layers)) if calorimeter.name == "calogan" else None
-        showers = Showers(calorimeter, energy, cells.numpy().astype(np.float32), overflow)
+        showers = Showers(calorimeter, energy, cells.numpy(force=True).astype(np.float32), overflow)
         return showers.above_threshold(max(self.dataset.threshold, SMALLEST_CELL))
 
     def conditions(self, incident_energy: np.ndarray, noise: np.ndarray) -> dict[str, np.ndarray]:
@@ -268,7 +268,7 @@ class CaloFlow(Surrogate):
         energies = self._layer_energies(noise, incident, None, None)
         found = {LAYERS: self._incident_condition(incident)}
         found[VOXELS] = self._voxel_condition(incident, energies)
-        return {network: condition.numpy() for network, condition in found.items()}
+        return {network: condition.numpy(force=True) for network, condition in found.items()}
 
     def _layer_energies(self, noise, incident, sampler, precision) -> Tensor:
         """Layer energies (N, L) by flow-I from noise (N, L), in units of 100 GeV."""
@@ -278,7 +278,7 @@ class CaloFlow(Surrogate):
 
     def _fractions(self, network, noise, condition, sampler, precision) -> Tensor:
         """What a flow makes of noise, in [0, 1]."""
-        values = self.inverse(network, sampler, precision)(noise, condition.numpy())
+        values = self.inverse(network, sampler, precision)(noise, condition.numpy(force=True))
         return pre.inverse_logit(self._unstandardised(network, torch.as_tensor(values).double()))
 
     def _inputs(
@@ -368,7 +368,7 @@ def plain(flow: Flow, precision: str) -> Inverse:
     def inverse(noise, context):
         with torch.no_grad():
             columns = (torch.as_tensor(array).to(dtype) for array in (noise, context))
-            return transform.inverse(*columns)[0].numpy()
+            return transform.inverse(*columns)[0].numpy(force=True)
 
     return inverse
 

@@ -220,7 +220,7 @@ class CaloINN(Surrogate):
         u = torch.cat([u[:, :1] / self._scale, u[:, 1:]], dim=1)
         energies = pre.energies_from_fractions(u, torch.as_tensor(energy), self._response)
         cells = pre.scale_layers(voxels, energies, calorimeter.slices)
-        showers = Showers(calorimeter, energy, cells.numpy().astype(np.float32))
+        showers = Showers(calorimeter, energy, cells.numpy(force=True).astype(np.float32))
         return showers.above_threshold(self.dataset.threshold)
 
     @property

@@ -40,6 +40,7 @@ from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.score_unet import LayerNet, ScoreUNet, UNetStructure
 from calostudy.normal_space import NormalSpace, layer_numbers
 from calostudy.samplers.diffusion import Process, Sampling, cosine_path, spread_times
+from calostudy.samplers.graphs import Graphed
 from calostudy.samplers.score_unet import eager, fused
 from calostudy.showers import Showers
 
@@ -454,15 +455,16 @@ class CaloScore(Diffusion):
             conditions = [self._layer_condition(energies, incident), condition]
         return numbers.to(self.precision), [c.to(self.precision) for c in conditions]
 
-    def shower(
+    def graphed(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda network, precision: make(network, precision, Graphed)
+
+    def cells(
         self,
-        energy: float,
+        incident: Tensor,
         networks: Mapping[str, Any],
         samplings: Mapping[str, Sampling],
         noise: ShowerNoise,
     ) -> Tensor:
-        incident = torch.tensor([energy], dtype=torch.float64)
-
         def drawn(index: int, name: str, numbers: int, *conditions: Tensor) -> Tensor:
             given = [condition.to(noise.dtype) for condition in conditions]
             predict = networks[name](*given)
@@ -475,7 +477,7 @@ class CaloScore(Diffusion):
         energies = self._layer_energies(numbers, incident)
         seen = self._layer_condition(energies, incident) if self.embedded else numbers
         values = drawn(1, VOXELS, calorimeter.cells, seen, condition)
-        return self._to_cells(values, energies)[0]
+        return self._to_cells(values, energies)
 
 
 def _extended(cells: np.ndarray, steps: Sequence[int]) -> np.ndarray:

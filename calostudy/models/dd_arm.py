@@ -305,7 +305,7 @@ class DDARM(Surrogate):
             told = self._told(first, spirals, categories, len(energy))
             found = draw(spiral, told, random, self._first(name, size, random[:, 0]))
             place = calorimeter.slices[layer].start + spiral.order
-            cells[:, place] = self.constants[f"energies.{name}"].numpy()[found]
+            cells[:, place] = self.constants[f"energies.{name}"].numpy(force=True)[found]
             spirals.append(spiral)
             categories.append(found)
         return Showers(calorimeter, energy, cells)

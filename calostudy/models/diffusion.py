@@ -14,6 +14,7 @@ from calostudy.models.surrogate import Surrogate
 from calostudy.normal_space import NormalSpace
 from calostudy.samplers.compiled import checked_precision
 from calostudy.samplers.diffusion import Process, Sampling
+from calostudy.samplers.graphs import Graphed
 from calostudy.samplers.noise import normal
 from calostudy.showers import Showers
 
@@ -21,22 +22,30 @@ STREAMS = 1 << 16
 """More than any solver has steps: streams of random numbers that one network may use."""
 
 
+AT_ONCE = 1 << 24
+"""Cells that a GPU makes at once."""
+
+
 @dataclass(frozen=True)
 class ShowerNoise:
-    """Standard normal numbers of one shower, by network and step of the solver."""
+    """Standard normal numbers of some showers, by network and step of the solver.
+
+    first: number of the first one; count: how many they are.
+    """
 
     seed: int
-    shower: int
+    first: int
     dtype: torch.dtype
+    count: int = 1
 
     def of(self, network: int, shape: tuple[int, ...]) -> Callable[[int], Tensor]:
-        """Those of a network, by step: (1, *shape)."""
+        """Those of a network, by step: (count, *shape)."""
         size = int(np.prod(shape))
 
         def draw(step: int) -> Tensor:
             stream = network * STREAMS + step
-            numbers = normal(self.seed, self.shower, 1, size, stream)
-            return torch.as_tensor(numbers).to(self.dtype).view(1, *shape)
+            numbers = normal(self.seed, self.first, self.count, size, stream)
+            return torch.as_tensor(numbers).to(self.dtype).view(self.count, *shape)
 
         return draw
 
@@ -45,12 +54,17 @@ class Diffusion(Surrogate):
     """A surrogate whose networks say, of showers with noise, what is shower and what is noise.
 
     A family sets `processes` and `samplings` by network, `VOXELS` to the network that makes the
-    cells, and says in `shower` how one shower comes out of its networks. Each shower goes through
-    the networks alone: the same bits in every batch, and memory that no batch size changes.
+    cells, and says in `cells` how showers come out of its networks. On the CPU each shower goes
+    through the networks alone: the same bits in every batch, and memory that no batch size changes.
+    A GPU makes many at once.
     """
 
     VOXELS: ClassVar[str]
     SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]]
+    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "cpu": ("fp32", "fp64"),
+        "cuda": ("fp32", "fp64", "tf32", "bf16", "fp16"),
+    }
 
     @property
     @abstractmethod
@@ -67,17 +81,36 @@ class Diffusion(Surrogate):
         """Of the network that makes the cells, for one shower."""
         return self.samplings[self.VOXELS].counted
 
+    @property
+    def samplers(self) -> Mapping[str, Callable[[nn.Module, str], Any]]:
+        """Ways to evaluate the networks on torch's default device, the fastest first."""
+        if torch.get_default_device().type == "cpu":
+            return self.SAMPLERS
+        plain = self.SAMPLERS["eager"]
+        return {"graph": self.graphed(plain), "eager": plain}
+
+    @property
+    def at_once(self) -> int:
+        """Showers that go through the networks together."""
+        if torch.get_default_device().type == "cpu":
+            return 1
+        return max(1, AT_ONCE // self.dataset.calorimeter.cells)
+
+    def graphed(self, make: Callable[[nn.Module, str], Any]) -> Callable[[nn.Module, str], Any]:
+        """What `make` makes of a network, by CUDA graphs."""
+        return lambda network, precision: Graphed(make(network, precision))
+
     @abstractmethod
-    def shower(
+    def cells(
         self,
-        energy: float,
+        incident: Tensor,
         networks: Mapping[str, Any],
         samplings: Mapping[str, Sampling],
         noise: ShowerNoise,
     ) -> Tensor:
-        """The cells (V,) in MeV of one shower of an incident energy in MeV.
+        """The cells (B, V) in MeV of showers of incident energies (B,) in MeV, float64.
 
-        networks: what `SAMPLERS` made of each network.
+        networks: what one of `samplers` made of each network.
         """
 
     def sample(
@@ -95,7 +128,7 @@ class Diffusion(Surrogate):
 
         Cells below the data set's threshold are 0.
 
-        `sampler` is one of `SAMPLERS`: by default the fast way to evaluate the networks, "eager"
+        `sampler` is one of `samplers`: by default the fast way to evaluate the networks, "eager"
         is the same function by plain torch, the yardstick. `solver` is one of
         `calostudy.samplers.diffusion.SOLVERS` and `evaluations` how often the voxel network may be
         evaluated; both are the model's own by default. `precision` of the networks is "float32" or
@@ -106,15 +139,17 @@ class Diffusion(Surrogate):
         """
         energies = np.atleast_1d(np.asarray(incident_energy, np.float64))
         cells = np.empty((len(energies), self.dataset.calorimeter.cells), np.float32)
-        made = self.one_by_one(
-            self.shower, energies, seed, first, sampler, precision, solver, evaluations
+        made = self.in_turn(
+            self.cells, energies, seed, first, sampler, precision, solver, evaluations
         )
-        for i, shower in enumerate(made):
-            cells[i] = shower.numpy()
+        start = 0
+        for some in made:
+            cells[start : start + len(some)] = some.numpy(force=True)
+            start += len(some)
         showers = Showers(self.dataset.calorimeter, energies, cells)
         return showers.above_threshold(self.dataset.threshold)
 
-    def one_by_one(
+    def in_turn(
         self,
         make: Callable[..., Any],
         energies: np.ndarray,
@@ -125,17 +160,20 @@ class Diffusion(Surrogate):
         solver: str | None = None,
         evaluations: int | None = None,
     ) -> Iterator[Any]:
-        """What `make`, which takes what `shower` does, makes of each energy; else as `sample`."""
+        """What `make`, which takes what `cells` does, makes of `at_once` energies each time;
+        otherwise as `sample`."""
         precision = checked_precision(precision)
         networks = {
-            name: self.inverse_of(name, self.SAMPLERS, sampler, precision) for name in self.networks
+            name: self.inverse_of(name, self.samplers, sampler, precision) for name in self.networks
         }
         samplings = dict(self.samplings)
         samplings[self.VOXELS] = samplings[self.VOXELS].changed(solver, evaluations)
         with torch.no_grad():
-            for i, energy in enumerate(energies):
-                noise = ShowerNoise(seed, first + i, getattr(torch, precision))
-                yield make(float(energy), networks, samplings, noise)
+            for start in range(0, len(energies), self.at_once):
+                incident = torch.as_tensor(energies[start : start + self.at_once])
+                dtype = getattr(torch, precision)
+                noise = ShowerNoise(seed, first + start, dtype, len(incident))
+                yield make(incident, networks, samplings, noise)
 
 
 class NormalDiffusion(Diffusion):
@@ -147,6 +185,10 @@ class NormalDiffusion(Diffusion):
 
     MODES: ClassVar[str] = "modes"
     RESPONSE: ClassVar[Mapping[str, float]]
+
+    @property
+    def storage(self) -> torch.dtype:
+        return torch.int8 if self.embedded else super().storage
 
     @property
     def geometry(self) -> tuple[Calorimeter, float, float]:

@@ -198,22 +198,21 @@ class FlowMatching(NormalDiffusion):
 
     # ---- sampling -----------------------------------------------------------------------
 
-    def shower(
+    def cells(
         self,
-        energy: float,
+        incident: Tensor,
         networks: Mapping[str, Any],
         samplings: Mapping[str, Sampling],
         noise: ShowerNoise,
     ) -> Tensor:
         calorimeter, space = self.dataset.calorimeter, self.space
-        incident = torch.tensor([energy]).double()
         networks = self.with_modes(networks)
 
         def made(network: str, stream: int, numbers: int, condition: Tensor) -> Tensor:
             process, condition = self.processes[network], condition.to(noise.dtype)
 
             def predict(x: Tensor, time: float) -> Tensor:
-                return networks[network](x, x.new_full((1,), time), condition)
+                return networks[network](x, x.new_full((len(x),), time), condition)
 
             draw = noise.of(stream, (numbers,))
             return samplings[network].solve(process.denoiser(predict), process.path, draw).double()
@@ -221,7 +220,7 @@ class FlowMatching(NormalDiffusion):
         numbers = made(ENERGIES, 0, space.layers.numbers, self._incident(incident))
         energies = space.layers.inverse(numbers, incident)
         numbers = made(VOXELS, 1, calorimeter.cells, self._condition(incident, energies))
-        return space.cells.inverse(numbers, energies)[0]
+        return space.cells.inverse(numbers, energies)
 
     # ---- what the networks see ------------------------------------------------------------
 

@@ -429,8 +429,8 @@ class ICaloFlow(Surrogate):
                 cells[rows, max(layer - 1, 0)],
                 blur[rows, here],
             )
-            given = noise[rows.numpy(), layers:][:, here]
-            values = inverses[NEXT if layer else FIRST](given, context.numpy())
+            given = noise[rows.numpy(force=True), layers:][:, here]
+            values = inverses[NEXT if layer else FIRST](given, context.numpy(force=True))
             shares = self.maps.cells_from_flow(torch.as_tensor(values).double())
             cells[rows, layer] = pre.share_out(
                 shares, energies[rows, layer], self.dataset.threshold
@@ -440,7 +440,7 @@ class ICaloFlow(Surrogate):
     def layer_energies(self, inverse: Inverse, noise: np.ndarray, incident: Tensor) -> Tensor:
         """Layer energies (N, L) in MeV by flow-1 from noise (N, L); below the threshold 0."""
         condition = self._incident_condition(incident)
-        values = torch.as_tensor(inverse(noise, condition.numpy())).double()
+        values = torch.as_tensor(inverse(noise, condition.numpy(force=True))).double()
         energies = self.maps.energies_from_flow(self._unstandardised(values), incident)
         return torch.where(energies < self.dataset.threshold, 0.0, energies)
 

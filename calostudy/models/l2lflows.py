@@ -251,7 +251,7 @@ class L2LFlows(Surrogate):
     def _fit_cells(self, cells: Tensor) -> None:
         """The scale of `Censored` and the average image, of cells (N, V) in MeV."""
         hits = cells[cells > 0].double()
-        smallest = np.quantile(hits.numpy(), SMALLEST_QUANTILE)
+        smallest = np.quantile(hits.numpy(force=True), SMALLEST_QUANTILE)
         spread = (hits / smallest).log().std()
         self.constants["scale"] = torch.tensor([smallest, spread]).float()
         average = Censored().without_noise(cells, self.constants["scale"]).mean(dim=0)
@@ -421,7 +421,7 @@ class L2LFlows(Surrogate):
         def of_tile(indices, energies, incident):
             tensors = torch.as_tensor(energies), torch.as_tensor(incident)
             cells = self._layer_by_layer(seed, indices, *tensors, sampler, precision)
-            return cells.numpy().astype(np.float32)
+            return cells.numpy(force=True).astype(np.float32)
 
         indices = np.arange(first, first + len(incident))
         cells = in_tiles(of_tile, first, indices, energies, incident, tile=TILE)

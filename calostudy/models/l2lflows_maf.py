@@ -48,7 +48,7 @@ def _with(make: Callable) -> Callable[[MaskedImageFlow, str], Inverse]:
 
         @torch.no_grad()
         def found(noise, context):
-            values = inverse(noise.numpy(), images.embedded(context).numpy(force=True))
+            values = inverse(noise.numpy(force=True), images.embedded(context).numpy(force=True))
             return images.unstandardised(torch.as_tensor(values))
 
         return found

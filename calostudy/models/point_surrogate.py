@@ -207,7 +207,9 @@ class PointSurrogate(Surrogate):
         n, calorimeter = len(energy), self.dataset.calorimeter
         of_numbers = self.inverse_of(NUMBERS, SAMPLERS, sampler, precision)
         ones, incident = torch.ones(n, dtype=torch.float64), torch.as_tensor(energy)
-        condition = self._standard("given", self._given(incident, ones, ones, 0.0))[:, :1].numpy()
+        condition = self._standard("given", self._given(incident, ones, ones, 0.0))[:, :1].numpy(
+            force=True
+        )
         numbers = of_numbers(normal(seed, first, n, 2), condition)
         given = np.concatenate([condition, numbers], axis=1)
         raw = self._raw("given", torch.as_tensor(given))
@@ -230,7 +232,9 @@ class PointSurrogate(Surrogate):
             for i, (name, _) in enumerate(_COLUMNS)
         )
         share = self._raw("energy", values[:, 2:]).squeeze(1).clamp(max=0.0).exp()
-        return (layer * len(self.constants["radii"]) + radius).numpy(force=True), share.numpy()
+        return (layer * len(self.constants["radii"]) + radius).numpy(force=True), share.numpy(
+            force=True
+        )
 
 
 def point_noise(seed: int, shower: int, count: int, features: int) -> np.ndarray:

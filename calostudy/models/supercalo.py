@@ -286,7 +286,7 @@ class SuperCalo(ICaloFlowTeacher):
         of_layers, of_coarse, of_fine = np.split(noise, [self._layers, self._layers + count], 1)
         energies = self.layer_energies(inverses[LAYERS], of_layers, incident)
         context = self._coarse_condition(incident, energies)
-        values = torch.as_tensor(inverses[COARSE](of_coarse, context.numpy())).double()
+        values = torch.as_tensor(inverses[COARSE](of_coarse, context.numpy(force=True))).double()
         coarse = self.maps.coarse_from_flow(values, self._groups(energies), threshold)
         blur = torch.as_tensor(uniform(seed, first, n, 7 * count, _BLUR)).view(n, count, 7)
         shower, which = coarse.nonzero(as_tuple=True)
@@ -296,8 +296,8 @@ class SuperCalo(ICaloFlowTeacher):
         context = self._fine_condition(
             shower, which, incident, energies, coarse, blur[shower, which]
         )
-        rows = of_fine.reshape(n, count, parts)[shower.numpy(), which.numpy()]
-        values = torch.as_tensor(inverses[FINE](rows, context.numpy())).double()
+        rows = of_fine.reshape(n, count, parts)[shower.numpy(force=True), which.numpy(force=True)]
+        values = torch.as_tensor(inverses[FINE](rows, context.numpy(force=True))).double()
         shares = self.maps.cells_from_flow(values)
         fine = pre.share_out(shares, coarse[shower, which], threshold)
         cells[shower[:, None], self._cells_of[which]] = fine

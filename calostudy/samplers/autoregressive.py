@@ -40,7 +40,7 @@ def plain(network: nn.Module, precision: str) -> Sampler:
         for cell in range(0 if first is None else 1, len(spiral)):
             logits = network(spiral, found, given)[:, cell]
             found[:, cell] = drawn(logits.double(), uniform[:, cell])
-        return found.numpy()
+        return found.numpy(force=True)
 
     return draw
 
@@ -82,7 +82,11 @@ def _(network: SharedCells, dtype: np.dtype) -> Sampler:
         if spiral not in static:
             static[spiral] = numbers(spiral.features.double() @ of_features + bias)
         found = np.zeros(random.shape, np.int64)
-        tables = (static[spiral], spiral.neighbours.numpy(), spiral.centres.numpy())
+        tables = (
+            static[spiral],
+            spiral.neighbours.numpy(force=True),
+            spiral.centres.numpy(force=True),
+        )
 
         def part(rows):
             draw_cells(conditions[rows], random[rows], found[rows], *tables, *weights)
@@ -132,7 +136,7 @@ def _(network: MaskedCells, dtype: np.dtype) -> Sampler:
         return found
 
     def draw(spiral, conditions, random, first=None):
-        sizes = spiral.sizes.numpy()
+        sizes = spiral.sizes.numpy(force=True)
         firsts = [None] * len(random) if first is None else first
         return np.stack([one(sizes, *each) for each in zip(random, firsts, strict=True)])
 

@@ -57,6 +57,6 @@ def _draw(network: CodeTransformer, begin) -> Draw:
             chances = logits(place, codes, given).double().softmax(dim=1).cumsum(dim=1)
             above = chances[:, :-1] < random[:, place : place + 1] * chances[:, -1:]
             codes[:, place] = above.sum(dim=1)
-        return codes.numpy()
+        return codes.numpy(force=True)
 
     return draw

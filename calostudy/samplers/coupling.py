@@ -51,7 +51,7 @@ def eager(flow: CouplingFlow, precision: str) -> Inverse:
         columns, context = (torch.as_tensor(a).to(dtype).t().contiguous() for a in (noise, context))
         for block in reversed(blocks):
             columns = _inverted(block, columns, context)
-        return columns.t().numpy()
+        return columns.t().numpy(force=True)
 
     return inverse
 

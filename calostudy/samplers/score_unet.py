@@ -8,6 +8,7 @@ product with a matrix that needs no copy of its neighbours.
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +24,18 @@ from calostudy.networks.score_unet import (
 )
 
 Predict = Callable[[Tensor, float], Tensor]
-"""x (1, D) and time to v (1, D)."""
+"""x (B, D) and time to v (B, D)."""
 
 
-def eager(network: nn.Module, precision: str) -> Callable[..., Predict]:
-    """From conditions (1, C) of a shower to its `Predict`, by plain torch."""
-    network = _copied(network, precision)
+def eager(
+    network: nn.Module, precision: str, wrapped: Callable[[nn.Module], Any] = lambda net: net
+) -> Callable[..., Predict]:
+    """From conditions (B, C) of showers to their `Predict`, by plain torch; `wrapped` is done to
+    the network."""
+    network = wrapped(_copied(network, precision))
 
     def given(*conditions: Tensor) -> Predict:
-        return lambda x, time: network(x, x.new_tensor([time]), *conditions)
+        return lambda x, time: network(x, x.new_full((len(x),), time), *conditions)
 
     return given
 
