@@ -43,7 +43,6 @@ FIELDS = (
     *("showers", "repeats", "hidden", "seed", "target", "machine", "date"),
     *("weights_sha256", "made_by"),
 )
-_CASE = ("model", "dataset", "showers", "repeats", "hidden", "seed", "weights_sha256")
 
 
 def read(path: str | Path) -> pd.DataFrame:
@@ -105,14 +104,15 @@ def complete(
     ]
     for judge, model, digits in tqdm(todo, unit="model", disable=None if progress else True):
         table = read(out)
-        case = dict(
-            zip(
-                _CASE,
-                (model, judge.dataset, judge.showers, judge.repeats, judge.hidden, judge.seed)
-                + (digits,),
-                strict=True,
-            )
-        )
+        case = {
+            "model": model,
+            "dataset": judge.dataset,
+            "showers": judge.showers,
+            "repeats": judge.repeats,
+            "hidden": judge.hidden,
+            "seed": judge.seed,
+            "weights_sha256": digits,
+        }
         own = table[(table["model"] == model) & (table["dataset"] == judge.dataset)]
         if len(own) and (own[list(case)] == pd.Series(case)).all(axis=None):
             continue

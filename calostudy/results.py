@@ -35,7 +35,7 @@ class Result(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal[
         *("dataset", "model", "hardware", "power", "student"),
-        *("evaluations", "comparison", "ranking", "segmentations"),
+        *("evaluations", "comparison", "ranking", "segmentations", "leaderboard"),
     ]
     dataset: str
     source: Literal["simulated", "public"] = "simulated"

@@ -172,10 +172,14 @@ def published_times() -> list[dict[str, str]]:
     ]
 
 
-def shown(rows: Sequence[dict] | pd.DataFrame, caption: str = ""):
-    """``rows`` as a table for a page: no index column, a caption above."""
+def shown(rows: Sequence[dict] | pd.DataFrame, caption: str = "", sortable: bool = False):
+    """``rows`` as a table for a page: no index column, a caption above.
+
+    sortable: whether a reader may sort it by its columns (``book/_static/sortable.js``).
+    """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    styler = frame.style.hide(axis="index").set_table_attributes('class="study-table"')
+    classes = "study-table sortable" if sortable else "study-table"
+    styler = frame.style.hide(axis="index").set_table_attributes(f'class="{classes}"')
     return styler.set_caption(caption) if caption else styler
 
 

@@ -19,6 +19,7 @@ from calostudy.plots.displays import event_displays, gallery, layer_images
 from calostudy.plots.evaluations import quality_by_evaluations
 from calostudy.plots.forms import moved_showers, point_cloud, segmentation_images
 from calostudy.plots.geometry import front_view, in_space
+from calostudy.plots.leaderboard import quality_against_time
 from calostudy.plots.learning import learning_curve
 from calostudy.plots.physics import (
     lateral_profile,
@@ -88,6 +89,7 @@ __all__ = [
     "point_cloud",
     "power_by_showers",
     "power_by_strength",
+    "quality_against_time",
     "quality_by_evaluations",
     "ratio_grid",
     "ratio_panel",

@@ -5,6 +5,7 @@ from calostudy.walks.dataset import DatasetWalk
 from calostudy.walks.evaluations import EvaluationsWalk
 from calostudy.walks.forms import other_forms
 from calostudy.walks.hardware import HardwareWalk
+from calostudy.walks.leaderboard import LeaderboardWalk
 from calostudy.walks.model import ModelWalk
 from calostudy.walks.power import PowerWalk
 from calostudy.walks.ranking import RankingWalk
@@ -24,6 +25,7 @@ WALKS: dict[str, type[Walk]] = {
         ComparisonWalk,
         RankingWalk,
         SegmentationsWalk,
+        LeaderboardWalk,
     )
 }
 """Kind of walk -> its class; the notebook of a kind is ``notebooks/<kind>.ipynb``."""
@@ -34,6 +36,7 @@ __all__ = [
     "DatasetWalk",
     "EvaluationsWalk",
     "HardwareWalk",
+    "LeaderboardWalk",
     "ModelWalk",
     "PowerWalk",
     "RankingWalk",

@@ -1,0 +1,127 @@
+"""Geant4's CPU time per shower on this machine: one line per shower.
+
+``python -m calostudy.geant4_times data/measured/geant4_times.csv`` simulates a few showers of each
+data set by its law of incident energies, on one core, and writes the CPU time of each. A data set
+that was measured on this machine is not measured again; lines of other machines are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from calostudy.datasets import dataset as catalogue_entry
+from calostudy.energies import GEV
+from calostudy.errors import CaloStudyError, DataError
+from calostudy.files import atomic_path
+from calostudy.geant4 import SETUPS, sidecar_path, simulate
+from calostudy.hardware import describe_machine
+from calostudy.measured import read_lines
+from calostudy.paths import data_dir
+from calostudy.provenance import code_version
+from calostudy.showers import read_energies
+from calostudy.timing import Geant4Time, geant4_time
+
+FIELDS = ("dataset", "energy_gev", "cpu_ms", "seed", "machine", "date", "made_by")
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """The lines of a file; none where there is no file yet.
+
+    Raises:
+        DataError: it is not a file of this module.
+    """
+    return read_lines(path, FIELDS)
+
+
+def shipped(dataset: str) -> tuple[Geant4Time, str]:
+    """Geant4's times of a data set as they were last measured, and the machine with the date.
+
+    Raises:
+        DataError: they were not measured.
+    """
+    table = read(data_dir() / "measured" / "geant4_times.csv")
+    table = table[table["dataset"] == dataset]
+    if table.empty:
+        raise DataError(
+            f"data/measured/geant4_times.csv has no lines of {dataset}; "
+            f"python -m calostudy.geant4_times makes them"
+        )
+    machine, date = table[["machine", "date"]].iloc[-1]
+    own = table[table["machine"] == machine]
+    energies, seconds = own["energy_gev"].to_numpy() * GEV, own["cpu_ms"].to_numpy() / 1e3
+    where = f"{machine}, {date}"
+    return geant4_time(energies, seconds, where), where
+
+
+def measure(dataset: str, showers: int, seed: int) -> list[dict]:
+    """The lines of a data set, measured now on one core.
+
+    Raises:
+        UsageError: Geant4 is not installed, or there is no such simulation.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "showers.h5"
+        simulate(dataset, showers, seed, path, progress=False)
+        energies = read_energies(path, catalogue_entry(dataset).calorimeter)
+        with h5py.File(sidecar_path(path), "r") as file:
+            seconds = file["cpu_seconds"][:]
+    return [
+        {
+            "dataset": dataset,
+            "energy_gev": energy / GEV,
+            "cpu_ms": 1e3 * second,
+            "seed": seed,
+            "machine": describe_machine()["cpu"],
+            "date": datetime.now(UTC).date().isoformat(),
+            "made_by": f"code {code_version()}",
+        }
+        for energy, second in zip(energies, np.asarray(seconds, float), strict=True)
+    ]
+
+
+def complete(out: str | Path, datasets: Sequence[str], showers: int, seed: int) -> Path:
+    """Add to `out` the data sets that were not measured on this machine, each at once.
+
+    Raises:
+        DataError: `out` holds something else.
+        UsageError: Geant4 is not installed, or there is no such simulation.
+    """
+    out = Path(out)
+    for dataset in datasets:
+        table = read(out)
+        here = table["machine"] == describe_machine()["cpu"]
+        if (here & (table["dataset"] == dataset)).any():
+            continue
+        table = pd.concat([table, pd.DataFrame(measure(dataset, showers, seed))])
+        with atomic_path(out) as path:
+            table.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure; exit status 2 on bad usage, 1 on bad data."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="CSV file to write or to complete")
+    parser.add_argument("--datasets", default=",".join(SETUPS))
+    parser.add_argument("-n", "--showers", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=7)
+    given = parser.parse_args(argv)
+    try:
+        complete(given.out, given.datasets.split(","), given.showers, given.seed)
+    except CaloStudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, DataError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

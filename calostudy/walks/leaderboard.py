@@ -1,0 +1,203 @@
+"""The walk through the leaderboard of a data set: quality, size and time of every surrogate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from calostudy.errors import DataError
+from calostudy.evaluations import GEANT4
+from calostudy.grid_times import ONE_THREAD, Cell, look_up, machine_title, read_times
+from calostudy.leaderboard import BATCHES, SIZE, TIME, current_weights, read
+from calostudy.metrics.pareto import chance_of_front, front
+from calostudy.models import build
+from calostudy.paths import data_dir
+from calostudy.results import Number
+from calostudy.tables import plus_minus
+from calostudy.timing import Geant4Time, shipped_geant4_time
+from calostudy.walks.walk import Walk
+
+QUALITIES = {
+    "separation_power": "separation power",
+    "fpd": "FPD",
+    "auc_high": "AUC of observables",
+}
+
+
+class LeaderboardWalk(Walk):
+    """Parameters of ``notebooks/leaderboard.ipynb``."""
+
+    kind: ClassVar[str] = "leaderboard"
+
+    def page_name(self) -> str:
+        return f"leaderboard-{self.dataset}"
+
+    def title(self) -> str:
+        return f"Leaderboard: {self.entry.title_of('simulated')}"
+
+    @cached_property
+    def shipped(self) -> pd.DataFrame:
+        """The lines of ``data/measured/leaderboard.csv`` of this data set.
+
+        Raises:
+            DataError: there are none.
+        """
+        table = read(data_dir() / "measured" / "leaderboard.csv")
+        table = table[table["dataset"] == self.dataset]
+        if table.empty:
+            raise DataError(
+                f"data/measured/leaderboard.csv has no lines of {self.dataset}; "
+                f"python -m calostudy.leaderboard makes them"
+            )
+        return table
+
+    @property
+    def models(self) -> list[str]:
+        """The surrogates that were scored."""
+        return [name for name in self.shipped["model"].unique() if name != GEANT4]
+
+    @cached_property
+    def geant4(self) -> Geant4Time:
+        """Geant4's CPU times, recorded while the evaluation sample was made."""
+        return shipped_geant4_time(self.entry)
+
+    @cached_property
+    def grid(self) -> pd.DataFrame:
+        """The measured times."""
+        return read_times()
+
+    def introduction(self) -> str:
+        """How the numbers came about, and what has changed since, in Markdown."""
+        line = self.shipped.iloc[0]
+        text = (
+            f"{len(self.models)} surrogates in embedded size with their shipped weights, "
+            f"{line.showers:,} showers of each at the incident energies of as many evaluation "
+            f"showers of Geant4 (seed {line.seed}), classifiers of {line.hidden} nodes per layer "
+            f"trained {line.repeats} times. The Geant4 floor is the same score of as many other "
+            f"showers of Geant4."
+        )
+        weights = current_weights(self.dataset)
+        scored = self.shipped.drop_duplicates("model").set_index("model")["weights_sha256"]
+        stale = [name for name in self.models if weights.get(name) != scored[name]]
+        missing = [name for name in weights if name not in scored]
+        if stale:
+            text += f" Scored with weights that have been replaced since: {', '.join(stale)}."
+        if missing:
+            text += f" Not scored yet: {', '.join(missing)}."
+        return text
+
+    def quality(self, model: str, quantity: str) -> tuple[float, float]:
+        """A score and its uncertainty."""
+        return _pair(self.shipped, model, quantity)
+
+    def time(self, model: str, batch: int) -> tuple[float, float, str]:
+        """ms per shower on one thread, its uncertainty, and where and when it was measured: from
+        the grid if it has these weights, else CPU time measured with the scores."""
+        own = self.shipped[self.shipped["model"] == model]
+        digits = own["weights_sha256"].iloc[0]
+        grid = self.grid[self.grid["weights_sha256"].str.startswith(digits)]
+        cell = look_up(grid, model, self.dataset, SIZE, ONE_THREAD, batch)
+        if cell is not None and cell.value is not None:
+            return cell.value, cell.uncertainty, _where(cell)
+        line = own[own["quantity"] == TIME].iloc[0]
+        where = f"{line.target}, {line.machine}, {line.date} (CPU time)"
+        return *_pair(own[own["batch"] == batch], model, TIME), where
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each surrogate, the smallest separation power first, and Geant4's."""
+        order = sorted(self.models, key=lambda name: self.quality(name, "separation_power")[0])
+        return [self._row(name) for name in order] + [self._geant4_row()]
+
+    def _row(self, model: str) -> dict[str, Any]:
+        surrogate = build(model, self.dataset, SIZE)
+        times = {batch: self.time(model, batch) for batch in BATCHES}
+        return {
+            "model": model,
+            **self._qualities(model),
+            "parameters": f"{sum(surrogate.parameters_by_network().values()):,}",
+            "network evaluations": f"{surrogate.network_evaluations:,}",
+            **{f"ms, batch {b}": plus_minus(*time[:2]) for b, time in times.items()},
+            "Geant4 / batch 100": _rounded(self.geant4.value / times[BATCHES[-1]][0]),
+            "timed on": times[BATCHES[-1]][2],
+        }
+
+    def _geant4_row(self) -> dict[str, Any]:
+        geant4 = plus_minus(self.geant4.value, self.geant4.uncertainty)
+        return {
+            "model": "Geant4 (floor)",
+            **self._qualities(GEANT4),
+            "parameters": "-",
+            "network evaluations": "-",
+            **{f"ms, batch {b}": geant4 if b == 1 else "-" for b in BATCHES},
+            "Geant4 / batch 100": "1",
+            "timed on": f"one core, {self.geant4.where}",
+        }
+
+    def _qualities(self, model: str) -> dict[str, str]:
+        return {title: plus_minus(*self.quality(model, q)) for q, title in QUALITIES.items()}
+
+    def points(self, quantity: str, batch: int) -> pd.DataFrame:
+        """One row for each surrogate: time, quality, whether it is on the front of both, and how
+        often within their uncertainties. For the AUC the distance from a half counts."""
+        rows = [
+            dict(
+                zip(
+                    ("model", "time", "time_error", "value", "error"),
+                    (name, *self.time(name, batch)[:2], *self.quality(name, quantity)),
+                    strict=True,
+                )
+            )
+            for name in self.models
+        ]
+        table = pd.DataFrame(rows).sort_values("time").reset_index(drop=True)
+        value = table["value"].to_numpy(float)
+        worse = np.abs(value - 0.5) if quantity.startswith("auc") else value
+        time = table["time"].to_numpy(float)
+        errors = table[["time_error", "error"]].fillna(0.0).to_numpy(float)
+        table["on_front"] = front(time, -worse)
+        table["chance_of_front"] = chance_of_front(time, errors[:, 0], -worse, errors[:, 1])
+        return table
+
+    def panels(self, batch: int) -> Mapping[str, tuple[pd.DataFrame, tuple[float, float]]]:
+        """Title of each quality -> its points and the Geant4 floor with its uncertainty."""
+        return {
+            title: (self.points(quantity, batch), self.quality(GEANT4, quantity))
+            for quantity, title in QUALITIES.items()
+        }
+
+    def save(self) -> None:
+        """Write the numbers of this page into the results folder."""
+        numbers = [
+            Number(
+                name=f"{line.quantity} of {line.model}"
+                + ("" if pd.isna(line.batch) else f" at batch {int(line.batch)}"),
+                value=line.value,
+                uncertainty=None if pd.isna(line.uncertainty) else line.uncertainty,
+                uncertainty_kind=line.uncertainty_kind,
+                unit="CPU ms per shower" if line.quantity == TIME else "",
+            )
+            for line in self.shipped.itertuples()
+        ]
+        line = self.shipped.iloc[0]
+        fields = {"size": SIZE, "sample_size": int(line.showers), "seed": int(line.seed)}
+        self.save_numbers(numbers, **fields)
+
+
+def _pair(table: pd.DataFrame, model: str, quantity: str) -> tuple[float, float]:
+    found = table[(table["model"] == model) & (table["quantity"] == quantity)]
+    if found.empty:
+        return float("nan"), float("nan")
+    return float(found["value"].iloc[0]), float(found["uncertainty"].iloc[0])
+
+
+def _rounded(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return "-" if np.isnan(value) else f"{float(f'{value:.3g}'):,g}"
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.target}, {machine_title(cell.machine)}, {cell.date}"
