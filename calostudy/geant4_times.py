@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from calostudy.datasets import dataset as catalogue_entry
+from calostudy.datasets import showers_path
 from calostudy.energies import GEV
 from calostudy.errors import CaloStudyError, DataError
 from calostudy.files import atomic_path
@@ -60,6 +61,20 @@ def shipped(dataset: str) -> tuple[Geant4Time, str]:
     energies, seconds = own["energy_gev"].to_numpy() * GEV, own["cpu_ms"].to_numpy() / 1e3
     where = f"{machine}, {date}"
     return geant4_time(energies, seconds, where), where
+
+
+def mean_cost(dataset: str) -> tuple[float, float, str]:
+    """Geant4's CPU ms per shower, averaged over the incident energies of the evaluation sample by
+    the measured line, its uncertainty, and where and when it was measured.
+
+    Raises:
+        DataError: it was not measured, or the sample is missing.
+    """
+    measured, where = shipped(dataset)
+    path = showers_path(dataset, "evaluation")
+    energies = read_energies(path, catalogue_entry(dataset).calorimeter) / GEV
+    error = (measured.slope_error or 0.0) * energies.mean()
+    return float(measured.fit(energies).mean()), float(error), where
 
 
 def measure(dataset: str, showers: int, seed: int) -> list[dict]:

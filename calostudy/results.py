@@ -36,6 +36,7 @@ class Result(BaseModel):
     kind: Literal[
         *("dataset", "model", "hardware", "power", "student"),
         *("evaluations", "comparison", "ranking", "segmentations", "leaderboard"),
+        *("tables",),
     ]
     dataset: str
     source: Literal["simulated", "public"] = "simulated"

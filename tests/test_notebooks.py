@@ -49,7 +49,8 @@ SMALL = {
         {"dataset": "ds1-photons", "models": "caloinn,calovae-inn", "n": 100, "hidden": 16},
     ),
     "ranking-photons": ("ranking", {"dataset": "ds1-photons", "batch": 1}),
-    "leaderboard-gamma": ("leaderboard", {"dataset": "calogan-gamma"}),
+    "leaderboard-photons": ("leaderboard", {"dataset": "ds1-photons"}),
+    "tables": ("tables", {"dataset": "all"}),
     "segmentations": ("segmentations", {"dataset": "segmentations", "n": 50, "replicas": 4}),
     "student-photons": (
         "student",
@@ -79,7 +80,7 @@ SMALL = {
 FIGURES = {
     **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
     **{"evaluations": 2, "comparison": 5, "ranking": 3, "segmentations": 6},
-    **{"leaderboard": 2},
+    **{"leaderboard": 2, "tables": 3},
 }
 """At least so many on a page of each kind."""
 

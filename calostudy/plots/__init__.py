@@ -36,6 +36,7 @@ from calostudy.plots.power import (
     seen_matrix,
 )
 from calostudy.plots.ranking import cross_check, log_posteriors, time_against_log_posterior
+from calostudy.plots.relative import times_over_reference
 from calostudy.plots.results import (
     loss_curve,
     score_bars,
@@ -106,6 +107,7 @@ __all__ = [
     "time_profile",
     "times_by_batch",
     "times_by_energy",
+    "times_over_reference",
     "transition_profile",
     "use_style",
     "value_panels",

@@ -11,6 +11,7 @@ from calostudy.walks.power import PowerWalk
 from calostudy.walks.ranking import RankingWalk
 from calostudy.walks.segmentations import SegmentationsWalk
 from calostudy.walks.student import StudentWalk
+from calostudy.walks.tables import TablesWalk
 from calostudy.walks.walk import Walk, low_middle_high
 
 WALKS: dict[str, type[Walk]] = {
@@ -26,6 +27,7 @@ WALKS: dict[str, type[Walk]] = {
         RankingWalk,
         SegmentationsWalk,
         LeaderboardWalk,
+        TablesWalk,
     )
 }
 """Kind of walk -> its class; the notebook of a kind is ``notebooks/<kind>.ipynb``."""
@@ -42,6 +44,7 @@ __all__ = [
     "RankingWalk",
     "SegmentationsWalk",
     "StudentWalk",
+    "TablesWalk",
     "Walk",
     "low_middle_high",
     "other_forms",

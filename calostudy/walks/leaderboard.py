@@ -11,6 +11,7 @@ import pandas as pd
 
 from calostudy.errors import DataError
 from calostudy.evaluations import GEANT4
+from calostudy.geant4_times import mean_cost
 from calostudy.grid_times import ONE_THREAD, Cell, look_up, machine_title, read_times
 from calostudy.leaderboard import BATCHES, SIZE, TIME, current_weights, read
 from calostudy.metrics.pareto import chance_of_front, front
@@ -18,7 +19,6 @@ from calostudy.models import build
 from calostudy.paths import data_dir
 from calostudy.results import Number
 from calostudy.tables import plus_minus
-from calostudy.timing import Geant4Time, shipped_geant4_time
 from calostudy.walks.walk import Walk
 
 QUALITIES = {
@@ -61,9 +61,10 @@ class LeaderboardWalk(Walk):
         return [name for name in self.shipped["model"].unique() if name != GEANT4]
 
     @cached_property
-    def geant4(self) -> Geant4Time:
-        """Geant4's CPU times, recorded while the evaluation sample was made."""
-        return shipped_geant4_time(self.entry)
+    def geant4(self) -> tuple[float, float, str]:
+        """Geant4's CPU ms per shower at the sample's incident energies, its uncertainty, and where
+        and when it was measured."""
+        return mean_cost(self.dataset)
 
     @cached_property
     def grid(self) -> pd.DataFrame:
@@ -121,12 +122,12 @@ class LeaderboardWalk(Walk):
             "parameters": f"{sum(surrogate.parameters_by_network().values()):,}",
             "network evaluations": f"{surrogate.network_evaluations:,}",
             **{f"ms, batch {b}": plus_minus(*time[:2]) for b, time in times.items()},
-            "Geant4 / batch 100": _rounded(self.geant4.value / times[BATCHES[-1]][0]),
+            "Geant4 / batch 100": _rounded(self.geant4[0] / times[BATCHES[-1]][0]),
             "timed on": times[BATCHES[-1]][2],
         }
 
     def _geant4_row(self) -> dict[str, Any]:
-        geant4 = plus_minus(self.geant4.value, self.geant4.uncertainty)
+        geant4 = plus_minus(*self.geant4[:2])
         return {
             "model": "Geant4 (floor)",
             **self._qualities(GEANT4),
@@ -134,7 +135,7 @@ class LeaderboardWalk(Walk):
             "network evaluations": "-",
             **{f"ms, batch {b}": geant4 if b == 1 else "-" for b in BATCHES},
             "Geant4 / batch 100": "1",
-            "timed on": f"one core, {self.geant4.where}",
+            "timed on": f"one core, {self.geant4[2]} (CPU time)",
         }
 
     def _qualities(self, model: str) -> dict[str, str]:
