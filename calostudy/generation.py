@@ -38,11 +38,12 @@ def generate_showers(
     seed: int = 0,
     batch: int = 1000,
     target: str | HardwareTarget | None = None,
+    first: int = 0,
 ) -> Showers:
     """Showers for incident energies (N,) in MeV, in memory.
 
-    They do not depend on `batch`. `target` is a hardware target such as "cpu-1/fp32"; without one
-    the current settings of torch hold.
+    They do not depend on `batch`; `first` is the number of the first of them. `target` is a
+    hardware target such as "cpu-1/fp32"; without one the current settings of torch hold.
 
     Raises:
         UsageError: an energy is not positive, or this machine or the surrogate
@@ -51,7 +52,7 @@ def generate_showers(
     energies = _checked(energies)
     where = _target(surrogate, target)
     with _on(surrogate, where):
-        return concatenate(list(_batches(surrogate, energies, seed, 0, batch)))
+        return concatenate(list(_batches(surrogate, energies, seed, first, batch)))
 
 
 def generate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
@@ -31,6 +32,15 @@ def code_version() -> str:
     if not commit:
         return __version__
     return f"{__version__} ({commit}{'+changes' if git('status', '--porcelain', '-uno') else ''})"
+
+
+@cache
+def source_digest() -> str:
+    """A short hash of the package's sources: numbers that another code made are made anew."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def provenance() -> dict[str, Any]:

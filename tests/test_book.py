@@ -1,6 +1,8 @@
 """The workflow on a tiny study: its pages, the book that it builds, what it leaves alone."""
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ TINY = {
     "model": [
         {"model": "caloflow-teacher", "dataset": "calogan-eplus", "n": 200, "repeats": 1, "seed": 1}
     ],
+    "shower": [{"dataset": "ds2", "models": "calo-vq"}],
     "power": [{"dataset": "calogan-eplus", "n": 100, "trials": 1, "metrics": "wasserstein"}],
     "hardware": [
         {
@@ -99,9 +102,34 @@ def test_no_cell_of_a_page_failed(html):
 def test_launch_buttons_open_the_notebook_of_the_repository(html):
     for name, page in pages(html).items():
         links = [tag["href"] for tag in page.select("a[href*='mybinder.org'], a[href*='colab.']")]
-        assert len(links) == (2 if name.startswith("book/runs/") else 0)
+        # Two above the page, two in its box.
+        assert len(links) == (4 if name.startswith("book/runs/") else 0)
         kind = Path(name).stem.partition("-")[0]
         assert all(link.endswith(f"notebooks/{kind}.ipynb") for link in links)
+
+
+def test_an_executed_page_says_the_command_that_makes_it_again(study, html):
+    for name, page in pages(html).items():
+        kind, _, rest = Path(name).stem.partition("-")
+        if not name.startswith("book/runs/"):
+            assert not page.select("#re-run-this-page")
+        elif rest:
+            words = shlex.split(page.select_one("#re-run-this-page pre").text)
+            assert words[:3] == ["papermill", f"notebooks/{kind}.ipynb", "mine.ipynb"]
+            chosen = dict(zip(words[4::3], words[5::3], strict=True))
+            assert chosen == {key: str(value) for key, value in TINY[kind][0].items()}
+
+
+def test_showers_in_space_bring_their_script_and_no_other_page_does(html):
+    for name, page in pages(html).items():
+        scripts = {Path(tag["src"].partition("?")[0]).name for tag in page.select("script[src]")}
+        shown = page.select(".study-shower")
+        assert bool(shown) == name.startswith("book/runs/shower-")
+        assert bool(shown) == ({"plotly.min.js", "showers.js"} <= scripts)
+        for figure in shown:
+            assert "cells hit" in figure.select_one("img")["alt"]
+            assert json.loads(figure.select_one("script").text)["data"][0]["type"] == "scatter3d"
+    assert (html / "_static" / "plotly.min.js").stat().st_size > 1_000_000
 
 
 def test_a_second_run_runs_nothing(study, html):

@@ -17,6 +17,7 @@ from calostudy.metrics.distances import (
     correlation_distance,
     correlations,
     frechet_distance,
+    frechet_of_few,
     frechet_physics_distance,
     kernel_batches,
     median_and_spread,
@@ -100,6 +101,16 @@ def test_frechet_distance_of_uncorrelated_gaussians_is_that_of_their_means_and_w
     )
     expected = np.sum(np.square(shift)) + np.sum((first - second) ** 2)
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [30, 100])
+def test_fewer_showers_than_features_have_the_distance_of_their_moments(rows):
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(rows, 60)), 1.1 * rng.normal(size=(rows, 60)) + 0.1
+    x[:, 7] = y[:, 7] = 0  # a feature that does not vary
+    expected = frechet_distance(moments(x), moments(y))
+    assert frechet_of_few(x, y) == pytest.approx(expected, rel=1e-6)
+    assert frechet_of_few(x, x) == pytest.approx(0, abs=1e-9)
 
 
 def test_frechet_distance_does_not_need_full_rank_and_is_blind_to_rotations():

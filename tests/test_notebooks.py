@@ -48,6 +48,7 @@ SMALL = {
         "comparison",
         {"dataset": "ds1-photons", "models": "caloinn,calovae-inn", "n": 100, "hidden": 16},
     ),
+    "shower-ds2": ("shower", {"dataset": "ds2", "models": "calo-vq"}),
     "ranking-photons": ("ranking", {"dataset": "ds1-photons", "batch": 1}),
     "leaderboard-photons": ("leaderboard", {"dataset": "ds1-photons"}),
     "tables": ("tables", {"dataset": "all"}),
@@ -80,7 +81,7 @@ SMALL = {
 FIGURES = {
     **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
     **{"evaluations": 2, "comparison": 5, "ranking": 3, "segmentations": 6},
-    **{"leaderboard": 2, "tables": 3},
+    **{"leaderboard": 2, "tables": 3, "shower": 0},
 }
 """At least so many on a page of each kind."""
 
@@ -164,8 +165,9 @@ def test_a_failing_notebook_leaves_no_page_but_what_it_reached(tmp_path, checkou
         ("hardware", {"model": "caloflow-teacher", "dataset": "ds2", "target": "abacus"}, "abacus"),
         ("power", {"dataset": "ds2", "metrics": "pcc, entropy"}, "entropy"),
         ("evaluations", {"dataset": "ds2", "models": "caloinn", "solvers": "rk9"}, "rk9"),
+        ("shower", {"dataset": "ds2", "models": "caloinn,calomaybe"}, "calomaybe"),
     ],
-    ids=["dataset", "unknown parameter", "number", "model", "target", "metric", "solver"],
+    ids=["dataset", "unknown parameter", "number", "model", "target", "metric", "solver", "models"],
 )
 def test_impossible_parameters_are_refused_before_anything_runs(kind, parameters, told, tmp_path):
     with pytest.raises(UsageError, match=told):

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -186,7 +186,10 @@ class Classification:
 
 
 def _auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    return float(roc_auc_score(labels, probabilities))
+    """Share of the pairs of both classes in the right order, ties half: by ranks, at once."""
+    ranks, ones = rankdata(probabilities), labels == 1
+    first, second = np.count_nonzero(ones), np.count_nonzero(~ones)
+    return float((ranks[ones].sum() - first * (first + 1) / 2) / (first * second))
 
 
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

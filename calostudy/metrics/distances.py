@@ -32,6 +32,7 @@ KERNEL_SIZE = 10_000
 KERNEL_BATCHES = 10
 KERNEL_QUANTILES = (0.16275, 0.83725)
 MINIMUM_SHOWERS = 50
+SMALL = 0.8  # showers per feature below which their products are the smaller matrix
 ROWS = 1024  # of a kernel matrix held at once
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -84,6 +85,24 @@ def frechet_distance(first: Arrays, second: Arrays) -> float:
     return float(
         np.sum((mean_1 - mean_2) ** 2) + trace - 2 * np.sqrt(np.clip(product, 0, None)).sum()
     )
+
+
+def frechet_of_few(x: np.ndarray, y: np.ndarray) -> float:
+    """`frechet_distance` of the moments of x (n, d) and y (m, d), for samples smaller than d.
+
+    With A, B the centred samples over the roots of n - 1, m - 1, Tr (S1 S2)^(1/2) is the sum of the
+    singular values of A B^T, which has no more than n times m elements.
+    """
+    means = [z.mean(axis=0) for z in (x, y)]
+    a, b = ((z - mean) / np.sqrt(len(z) - 1) for z, mean in zip((x, y), means, strict=True))
+    shared = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(np.sum((means[0] - means[1]) ** 2) + np.sum(a * a) + np.sum(b * b) - 2 * shared)
+
+
+def _frechet(x: np.ndarray, y: np.ndarray) -> float:
+    if max(len(x), len(y)) < SMALL * x.shape[1]:
+        return frechet_of_few(x, y)
+    return frechet_distance(_moments(x), _moments(y))
 
 
 @dataclass(frozen=True)
@@ -155,10 +174,7 @@ def frechet_physics_distance(
     points = np.array(
         [
             [
-                frechet_distance(
-                    _moments(x[rng.choice(len(x), size=size)]),
-                    _moments(y[rng.choice(len(y), size=size)]),
-                )
+                _frechet(x[rng.choice(len(x), size=size)], y[rng.choice(len(y), size=size)])
                 for _ in range(batches)
             ]
             for size in sizes

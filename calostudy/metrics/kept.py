@@ -13,7 +13,7 @@ import numpy as np
 from calostudy.files import atomic_path
 from calostudy.metrics.measurement import Measurement, Options
 from calostudy.metrics.sample import Sample
-from calostudy.provenance import code_version
+from calostudy.provenance import source_digest
 
 IRRELEVANT = ("device", "progress")  # to the numbers, but for rounding
 
@@ -50,7 +50,7 @@ def _restored(fields: dict) -> Measurement:
 
 def _key(function: Callable, samples: tuple[Sample, ...], options: Options) -> str:
     chosen = {k: v for k, v in asdict(options).items() if k not in IRRELEVANT}
-    what = [function.__module__, function.__qualname__, code_version(), chosen]
+    what = [function.__module__, function.__qualname__, source_digest(), chosen]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for sample in samples:
         digest.update(sample.entry.name.encode())

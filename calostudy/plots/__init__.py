@@ -54,12 +54,14 @@ from calostudy.plots.segmentations import (
 )
 from calostudy.plots.student import learning_rates, time_profile, times_by_energy
 from calostudy.plots.style import COLOURS, GEANT4, SURROGATE, THIRD, use_style
+from calostudy.plots.turning import TurningShowers, turning_showers
 
 __all__ = [
     "COLOURS",
     "GEANT4",
     "SURROGATE",
     "THIRD",
+    "TurningShowers",
     "average_images",
     "cell_spectrum",
     "cross_check",
@@ -109,6 +111,7 @@ __all__ = [
     "times_by_energy",
     "times_over_reference",
     "transition_profile",
+    "turning_showers",
     "use_style",
     "value_panels",
 ]

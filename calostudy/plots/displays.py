@@ -120,7 +120,7 @@ def gallery(samples: Mapping[str, Showers]) -> Figure:
         figure = plt.figure(figsize=(13, 3.9 * rows), layout="constrained")
         for place, (name, showers) in enumerate(samples.items(), 1):
             axis = figure.add_subplot(rows, 3, place, projection="3d")
-            drawn = _cells_in_space(axis, showers, 0, norm)
+            drawn = cells_in_space(axis, showers, 0, norm)
             axis.set_title(f"{name}: {np.count_nonzero(showers.cells[0]):,} cells hit")
         figure.colorbar(drawn, ax=figure.axes, label="MeV", shrink=0.4, pad=0.03)
     else:
@@ -143,7 +143,7 @@ def _displays_in_space(showers: Showers, events: Sequence[int], title: str) -> F
     figure = plt.figure(figsize=(4.6 * len(events), 4.4), layout="constrained")
     for place, event in enumerate(events):
         axis = figure.add_subplot(1, len(events), place + 1, projection="3d")
-        drawn = _cells_in_space(axis, showers, event, log_norm(showers.cells[event], 5))
+        drawn = cells_in_space(axis, showers, event, log_norm(showers.cells[event], 5))
         hit = np.count_nonzero(showers.cells[event])
         axis.set_title(f"{showers.incident_energy[event] / 1e3:.1f} GeV, {hit} cells hit")
         figure.colorbar(drawn, ax=axis, label="MeV", shrink=0.55, pad=0.08)
@@ -151,7 +151,8 @@ def _displays_in_space(showers: Showers, events: Sequence[int], title: str) -> F
     return figure
 
 
-def _cells_in_space(axis, showers: Showers, event: int, norm):
+def cells_in_space(axis, showers: Showers, event: int, norm):
+    """The cells of one shower as points in space, larger with more energy."""
     calorimeter, cells = showers.calorimeter, showers.cells[event]
     middle = np.array([np.mean(layer.depth) for layer in calorimeter.layers])
     hit = np.flatnonzero(cells)

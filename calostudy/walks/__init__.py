@@ -10,6 +10,7 @@ from calostudy.walks.model import ModelWalk
 from calostudy.walks.power import PowerWalk
 from calostudy.walks.ranking import RankingWalk
 from calostudy.walks.segmentations import SegmentationsWalk
+from calostudy.walks.shower import ShowerWalk
 from calostudy.walks.student import StudentWalk
 from calostudy.walks.tables import TablesWalk
 from calostudy.walks.walk import Walk, low_middle_high
@@ -28,6 +29,7 @@ WALKS: dict[str, type[Walk]] = {
         SegmentationsWalk,
         LeaderboardWalk,
         TablesWalk,
+        ShowerWalk,
     )
 }
 """Kind of walk -> its class; the notebook of a kind is ``notebooks/<kind>.ipynb``."""
@@ -43,6 +45,7 @@ __all__ = [
     "PowerWalk",
     "RankingWalk",
     "SegmentationsWalk",
+    "ShowerWalk",
     "StudentWalk",
     "TablesWalk",
     "Walk",

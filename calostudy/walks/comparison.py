@@ -10,7 +10,6 @@ from pydantic import Field
 
 from calostudy.datasets import load
 from calostudy.errors import UsageError
-from calostudy.generation import generate_showers
 from calostudy.metrics import Score, evaluate
 from calostudy.metrics.ranges import EnergyRange, filled_ranges
 from calostudy.models import MODELS, shipped_weights
@@ -84,7 +83,7 @@ class ComparisonWalk(Walk):
         """Geant4's evaluation showers, and as many of each surrogate at their energies."""
         geant4 = load(self.dataset, "evaluation", rows=slice(0, self.n))
         return {GEANT4: geant4} | {
-            name: generate_showers(surrogate, geant4.incident_energy, seed=self.seed)
+            name: self.generated(surrogate, geant4.incident_energy, self.seed)
             for name, surrogate in self.surrogates.items()
         }
 
@@ -107,6 +106,7 @@ class ComparisonWalk(Walk):
                 hidden=self.hidden,
                 seed=self.seed,
                 floor=floor,
+                keep=self.kept_folder,
             )
             for name, showers in samples.items()
             if name != GEANT4

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from calostudy.datasets import load, showers_path
 from calostudy.errors import UsageError
-from calostudy.generation import generate_showers
 from calostudy.metrics import DEFAULT, Score, evaluate
 from calostudy.metrics.diagnosis import Diagnosis, diagnose_quickly
 from calostudy.metrics.histograms import binning
@@ -119,7 +118,7 @@ class ModelWalk(Walk):
 
     def generate(self, surrogate: Surrogate, energies: np.ndarray) -> Showers:
         """Showers for the incident energies (N,) in MeV."""
-        return generate_showers(surrogate, energies, seed=self.seed)
+        return self.generated(surrogate, energies, self.seed)
 
     def scores(self, generated: Showers, geant4: Showers) -> list[Score]:
         """Every metric; the floor is from the training sample, independent of this one."""
@@ -133,6 +132,7 @@ class ModelWalk(Walk):
             seed=self.seed,
             floor=load(self.dataset, "train", rows=slice(0, len(geant4))),
             by_energy=True,
+            keep=self.kept_folder,
         )
 
     def edges(self, reference: Sample) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ from pydantic import Field, field_validator
 from calostudy.datasets import load
 from calostudy.energies import GEV
 from calostudy.errors import UsageError
-from calostudy.generation import generate_showers
 from calostudy.hardware import target
 from calostudy.metrics import Score, evaluate
 from calostudy.metrics.histograms import binning
@@ -106,7 +105,7 @@ class StudentWalk(Walk):
         """Geant4 showers that neither has seen, and as many of both at the same energies."""
         geant4 = load(self.dataset, "evaluation", rows=slice(0, self.n))
         return {"Geant4": geant4} | {
-            role: generate_showers(surrogate, geant4.incident_energy, seed=self.seed)
+            role: self.generated(surrogate, geant4.incident_energy, self.seed)
             for role, surrogate in self.surrogates.items()
         }
 
@@ -135,6 +134,7 @@ class StudentWalk(Walk):
                 hidden=self.hidden or None,
                 seed=self.seed,
                 floor=floor,
+                keep=self.kept_folder,
             )
             for role in ROLES
         }

@@ -14,8 +14,10 @@ from calostudy.datasets import DATASETS, Dataset
 from calostudy.errors import UsageError
 from calostudy.metrics.sample import Sample
 from calostudy.models import MODELS
+from calostudy.models.surrogate import Surrogate
 from calostudy.results import Number, Result, save_result
 from calostudy.showers import Showers
+from calostudy.walks.shared import shared_showers
 
 
 class Walk(BaseModel, ABC):
@@ -63,6 +65,15 @@ class Walk(BaseModel, ABC):
     @property
     def results_folder(self) -> Path:
         return Path(self.results)
+
+    @property
+    def kept_folder(self) -> Path:
+        """Where showers and measurements lie that other pages need, too."""
+        return self.results_folder / "kept"
+
+    def generated(self, surrogate: Surrogate, energies: np.ndarray, seed: int) -> Showers:
+        """Showers of a surrogate for incident energies (N,) in MeV, made once for all pages."""
+        return shared_showers(surrogate, energies, seed, self.kept_folder)
 
     def compared(self, samples: Mapping[str, Showers]) -> dict[str, Sample]:
         """The same showers with all that metrics and figures derive from them."""
