@@ -52,6 +52,7 @@ SMALL = {
     "ranking-photons": ("ranking", {"dataset": "ds1-photons", "batch": 1}),
     "leaderboard-photons": ("leaderboard", {"dataset": "ds1-photons"}),
     "tables": ("tables", {"dataset": "all"}),
+    "growth": ("growth", {"dataset": "all", "batch": 1}),
     "segmentations": ("segmentations", {"dataset": "segmentations", "n": 50, "replicas": 4}),
     "student-photons": (
         "student",
@@ -81,7 +82,7 @@ SMALL = {
 FIGURES = {
     **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
     **{"evaluations": 2, "comparison": 5, "ranking": 3, "segmentations": 6},
-    **{"leaderboard": 2, "tables": 3, "shower": 0},
+    **{"leaderboard": 2, "tables": 3, "shower": 0, "growth": 2},
 }
 """At least so many on a page of each kind."""
 

@@ -19,6 +19,7 @@ from calostudy.plots.displays import event_displays, gallery, layer_images
 from calostudy.plots.evaluations import quality_by_evaluations
 from calostudy.plots.forms import moved_showers, point_cloud, segmentation_images
 from calostudy.plots.geometry import front_view, in_space
+from calostudy.plots.growth import speed_up_against_energy, time_against_cells
 from calostudy.plots.leaderboard import quality_against_time
 from calostudy.plots.learning import learning_curve
 from calostudy.plots.physics import (
@@ -103,7 +104,9 @@ __all__ = [
     "segmentation_images",
     "shower_maximum",
     "significance_by_energy",
+    "speed_up_against_energy",
     "speed_up_bars",
+    "time_against_cells",
     "time_against_energy",
     "time_against_log_posterior",
     "time_profile",

@@ -4,6 +4,7 @@ from calostudy.walks.comparison import ComparisonWalk
 from calostudy.walks.dataset import DatasetWalk
 from calostudy.walks.evaluations import EvaluationsWalk
 from calostudy.walks.forms import other_forms
+from calostudy.walks.growth import GrowthWalk
 from calostudy.walks.hardware import HardwareWalk
 from calostudy.walks.leaderboard import LeaderboardWalk
 from calostudy.walks.model import ModelWalk
@@ -30,6 +31,7 @@ WALKS: dict[str, type[Walk]] = {
         LeaderboardWalk,
         TablesWalk,
         ShowerWalk,
+        GrowthWalk,
     )
 }
 """Kind of walk -> its class; the notebook of a kind is ``notebooks/<kind>.ipynb``."""
@@ -39,6 +41,7 @@ __all__ = [
     "ComparisonWalk",
     "DatasetWalk",
     "EvaluationsWalk",
+    "GrowthWalk",
     "HardwareWalk",
     "LeaderboardWalk",
     "ModelWalk",

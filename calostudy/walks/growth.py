@@ -1,0 +1,259 @@
+"""The walk through what a larger calorimeter and a higher energy cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import field_validator
+
+from calostudy import geant4_times, leaderboard
+from calostudy.datasets import DATASETS
+from calostudy.grid_times import ONE_THREAD, machine_title, read_times
+from calostudy.growth import (
+    PowerLaw,
+    break_even_batch,
+    break_even_energy,
+    power_law,
+    speed_up,
+    without_twins,
+)
+from calostudy.paths import data_dir
+from calostudy.results import Number
+from calostudy.tables import plus_minus, published, study_name
+from calostudy.timing import Geant4Time
+from calostudy.walks.walk import Walk
+
+COLUMNS = ("model", "dataset", "size", "batch", "value", "error", "trained", "where", "cells")
+SIZES = ("embedded", "paper")
+ENERGIES = (1.0, 10.0, 100.0)  # GeV
+
+
+class GrowthWalk(Walk):
+    """Parameters of ``notebooks/growth.ipynb``; it is about all data sets."""
+
+    kind: ClassVar[str] = "growth"
+    dataset: Literal["all"] = "all"
+    batch: Literal[1, 100] = 100
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str) -> str:
+        return name
+
+    def page_name(self) -> str:
+        return "growth-of-the-cost"
+
+    def title(self) -> str:
+        return "How the cost grows"
+
+    # ---- times ----------------------------------------------------------------------------------
+
+    @cached_property
+    def grid(self) -> pd.DataFrame:
+        """The measured grid."""
+        return read_times()
+
+    @cached_property
+    def scored(self) -> pd.DataFrame:
+        """The lines of the leaderboards."""
+        return leaderboard.read(data_dir() / "measured" / "leaderboard.csv")
+
+    @cached_property
+    def times(self) -> pd.DataFrame:
+        """ms per shower on one thread, `COLUMNS`: from the grid, and CPU times of the leaderboards
+        where the grid has no time of the same model, data set and size."""
+        grid = self.grid[
+            (self.grid["kind"] == ONE_THREAD)
+            & (self.grid["figure"] != "cold")
+            & self.grid["target"].str.endswith("/fp32")
+            & self.grid["value"].notna()
+        ].sort_values(["figure", "date"], kind="stable")
+        machines = {key: machine_title(key) for key in grid["machine"].unique()}
+        first = grid.assign(
+            error=0.5 * (grid["high"] - grid["low"]),
+            trained=grid["is_trained"],
+            where=grid["machine"].map(machines).astype(str) + ", " + grid["date"],
+        )
+        lines = self.scored[self.scored["quantity"] == leaderboard.TIME]
+        second = lines.rename(columns={"uncertainty": "error"}).assign(
+            trained=True, where=lines["machine"] + ", " + lines["date"] + " (CPU time)"
+        )
+        names = list(COLUMNS[:-1])
+        have = set(map(tuple, first[["model", "dataset", "size"]].to_numpy()))
+        fresh = [
+            key not in have for key in map(tuple, second[["model", "dataset", "size"]].to_numpy())
+        ]
+        parts = [part[names] for part in (first, second[fresh]) if len(part)]
+        table = pd.concat(parts, ignore_index=True)
+        table = table.drop_duplicates(["model", "dataset", "size", "batch"], keep="last")
+        table = table[table["dataset"] != "segmentations"]  # many calorimeters
+        return table.assign(cells=table["dataset"].map(_cells), batch=table["batch"].astype(int))
+
+    def introduction(self) -> str:
+        """Where the times come from, in Markdown."""
+        lines = [
+            f"- {size} size: {len(group)} times of {group['model'].nunique()} models, "
+            f"{group['trained'].sum()} with trained weights, the others with random ones "
+            f"(untrained); {'; '.join(sorted(group['where'].unique()))}"
+            for size, group in self.times.groupby("size")
+        ]
+        return "Times of one thread (`cpu-1/fp32`), ms per shower:\n\n" + "\n".join(lines)
+
+    # ---- cells ----------------------------------------------------------------------------------
+
+    def by_cells(self, size: str) -> pd.DataFrame:
+        """Times of a size at this page's batch size, one for each model and calorimeter."""
+        own = self.times[(self.times["size"] == size) & (self.times["batch"] == self.batch)]
+        return without_twins(own.sort_values(["model", "cells"], kind="stable"))
+
+    def challenge_by_cells(self) -> pd.DataFrame:
+        """Times of the CaloChallenge's submissions on a processor, in the same form."""
+        table = published("challenge_times")
+        table = table[(table["device"] == "CPU") & (table["batch"] == self.batch)]
+        table = table.assign(
+            model=table["model"].map(study_name),
+            cells=table["dataset"].map(_cells),
+            error=table["uncertainty"],
+        )
+        return table.sort_values(["model", "cells"], kind="stable").reset_index(drop=True)
+
+    def panels(self) -> Mapping[str, pd.DataFrame]:
+        """Title -> times, for each size that has models on two calorimeters, and as published."""
+        found = {f"this study, {size} size": self.by_cells(size) for size in SIZES}
+        found["CaloChallenge, published"] = self.challenge_by_cells()
+        return {title: table for title, table in found.items() if self.laws(table)}
+
+    @staticmethod
+    def laws(table: pd.DataFrame) -> dict[str, PowerLaw]:
+        """The power law of each model that has calorimeters of different sizes."""
+        laws = {
+            model: power_law(*(group[name].to_numpy(float) for name in ("cells", "value", "error")))
+            for model, group in table.groupby("model")
+        }
+        return {model: law for model, law in laws.items() if law is not None}
+
+    def slope_rows(self) -> list[dict[str, str]]:
+        """One row for each model: the slope of its power law here and as published."""
+        columns = {title: self.laws(table) for title, table in self.panels().items()}
+        models = sorted({model for laws in columns.values() for model in laws})
+        return [
+            {"model": model}
+            | {
+                title: _law_text(laws[model]) if model in laws else "-"
+                for title, laws in columns.items()
+            }
+            for model in models
+        ]
+
+    # ---- energy ---------------------------------------------------------------------------------
+
+    @cached_property
+    def geant4(self) -> dict[str, tuple[Geant4Time, str]]:
+        """Geant4's times of each data set, and where and when they were measured."""
+        names = geant4_times.read(data_dir() / "measured" / "geant4_times.csv")["dataset"].unique()
+        return {name: geant4_times.shipped(name) for name in DATASETS if name in names}
+
+    def speed_ups(self, size: str = "embedded") -> dict[str, dict[str, Any]]:
+        """Data set -> energies in GeV and, for each model, Geant4's time over its own at batch
+        sizes 1 and 100, on one machine."""
+        found = {}
+        for name, (geant4, _) in self.geant4.items():
+            own = self.times[(self.times["dataset"] == name) & (self.times["size"] == size)]
+            if own.empty:
+                continue
+            energy = np.geomspace(geant4.energy_gev.min(), geant4.energy_gev.max(), 60)
+            lines = {
+                (row.model, row.batch): speed_up(geant4, energy, row.value)
+                for row in own.itertuples()
+                if row.batch in (1, 100)
+            }
+            found[name] = {"energy": energy, "lines": lines}
+        return found
+
+    def break_even_rows(self, size: str = "embedded") -> list[dict[str, str]]:
+        """One row for each model and data set: from which incident energy on it is faster than
+        Geant4, and from which batch size on at some energies."""
+        rows = []
+        for name, (geant4, _) in self.geant4.items():
+            table = self.times[(self.times["dataset"] == name) & (self.times["size"] == size)]
+            lowest, highest = geant4.energy_gev.min(), geant4.energy_gev.max()
+            for model, group in table.groupby("model", sort=True):
+                times = dict(zip(group["batch"], group["value"], strict=True))
+                errors = dict(zip(group["batch"], group["error"], strict=True))
+                rows.append(
+                    {
+                        "dataset": name,
+                        "model": model,
+                        **{
+                            f"faster from, batch {batch}": _energy_text(
+                                *break_even_energy(geant4, times[batch], errors[batch]), lowest
+                            )
+                            if batch in times
+                            else "-"
+                            for batch in (1, 100)
+                        },
+                        **{
+                            f"batch needed at {energy:g} GeV": _batch_text(
+                                times, break_even_batch(times, float(geant4.fit(energy)))
+                            )
+                            if 0.5 * lowest <= energy <= 2 * highest
+                            else "-"
+                            for energy in ENERGIES
+                        },
+                    }
+                )
+        return rows
+
+    def geant4_rows(self) -> list[dict[str, str]]:
+        """One row for each data set: the fitted line of Geant4's CPU time."""
+        return [
+            {
+                "dataset": name,
+                "showers": f"{len(geant4.cpu_ms)}",
+                "ms at zero energy": plus_minus(geant4.offset, geant4.offset_error),
+                "ms per GeV": plus_minus(geant4.slope, geant4.slope_error),
+                "energies [GeV]": f"{geant4.energy_gev.min():.3g} to {geant4.energy_gev.max():.3g}",
+                "measured on": where,
+            }
+            for name, (geant4, where) in self.geant4.items()
+        ]
+
+    def save(self) -> None:
+        """Write the slopes of this page into the results folder."""
+        numbers = [
+            Number(
+                name=f"slope of {model}: {title}",
+                value=law.slope,
+                uncertainty=law.error,
+                uncertainty_kind=law.kind,
+                details={"points": law.points, "batch": self.batch},
+            )
+            for title, table in self.panels().items()
+            for model, law in self.laws(table).items()
+        ]
+        self.save_numbers(numbers)
+
+
+def _cells(dataset: str) -> int:
+    return DATASETS[dataset].calorimeter.cells
+
+
+def _law_text(law: PowerLaw) -> str:
+    return f"{plus_minus(law.slope, law.error)} ({law.points} calorimeters)"
+
+
+def _energy_text(energy: float, error: float, lowest: float) -> str:
+    if energy <= lowest:
+        return "every energy"
+    return f"{plus_minus(energy, error)} GeV"
+
+
+def _batch_text(times: Mapping[int, float], batch: float | None) -> str:
+    largest: int = max(times)
+    if batch is None:
+        return f"> {largest}"
+    return "1" if batch <= 1 else f"{batch:.2g}"
