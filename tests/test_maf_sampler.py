@@ -14,6 +14,7 @@ from toy_flows import bent, noise_and_context
 from calostudy.errors import UsageError
 from calostudy.networks.flows import maf_flow, to_noise
 from calostudy.samplers.maf import IncrementalSampler, tiles
+from calostudy.samplers.maf_torch import TriangularSampler
 from calostudy.samplers.noise import normal, uniform
 
 FLOWS = {
@@ -45,6 +46,16 @@ def make(kind, scale=1.0):
 def with_nflows(flow, noise, context):
     with torch.no_grad():
         return flow._transform.inverse(torch.tensor(noise), torch.tensor(context))[0].numpy()
+
+
+@pytest.mark.parametrize("kind", FLOWS)
+def test_the_inverse_for_gpus_is_the_same(kind):
+    flow = make(kind, 3.0).double()
+    noise, context = noise_and_context(FLOWS[kind], 12)
+    noise[0, 0], noise[1, -1] = 200.0, -14.0
+    wanted = IncrementalSampler(flow, "float64").inverse(noise, context)
+    found = TriangularSampler(flow, "float64").inverse(noise, context)
+    assert np.abs(found - wanted).max() <= 1e-10
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0], ids=["as initialised", "scaled up"])

@@ -33,6 +33,7 @@ from calostudy import preprocessing as pre
 from calostudy.models.surrogate import Surrogate, TrainingRecipe
 from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
 from calostudy.samplers.maf import IncrementalSampler
+from calostudy.samplers.maf_torch import TriangularSampler
 from calostudy.samplers.noise import normal
 from calostudy.showers import Showers
 
@@ -360,6 +361,11 @@ def incremental(flow: Flow, precision: str) -> Inverse:
     return inverse
 
 
+def graph(flow: Flow, precision: str) -> Inverse:
+    """The same in plain torch, on a GPU by a CUDA graph."""
+    return TriangularSampler(flow, precision).inverse
+
+
 def plain(flow: Flow, precision: str) -> Inverse:
     """nflows' own inverse."""
     dtype = getattr(torch, precision)
@@ -376,4 +382,5 @@ def plain(flow: Flow, precision: str) -> Inverse:
 SAMPLERS: dict[str, Callable[[Flow, str], Inverse]] = {
     "incremental": incremental,
     "nflows": plain,
+    "graph": graph,
 }

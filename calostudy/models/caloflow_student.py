@@ -32,6 +32,7 @@ from calostudy.models.caloflow import (
     CaloFlowTeacher,
     Inverse,
     Structure,
+    graph,
     incremental,
     plain,
 )
@@ -188,7 +189,7 @@ def one_pass(flow: Flow, precision: str) -> Inverse:
 
 
 SAMPLERS: dict[str, dict[str, Callable[[Flow, str], Inverse]]] = {
-    LAYERS: {"one-pass": incremental, "nflows": plain},
+    LAYERS: {"one-pass": incremental, "nflows": plain, "graph": graph},
     VOXELS: {"one-pass": one_pass, "nflows": plain},
 }
 """By network: the exact fast ones, and nflows itself."""

@@ -44,7 +44,7 @@ from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.sets import DeepSet, SetFlow, SetFlowStructure, mean_over_sets
 from calostudy.networks.vae import draw
-from calostudy.samplers.compiled import checked_precision
+from calostudy.samplers.compiled import checked_precision, here
 from calostudy.samplers.noise import normal
 
 
@@ -153,7 +153,7 @@ class CaloPointFlow(PointSurrogate):
     ) -> Iterator[Tensor]:
         """One set at a time: a product of matrices may round differently in another batch."""
         precision = checked_precision(precision)
-        sampler = sampler or next(iter(SAMPLERS))
+        sampler = sampler or next(iter(here(SAMPLERS)))
         model = self.networks[POINTS]
         make = partial(SAMPLERS[sampler], precision=precision)
         of_latent = self.compiled.of(model.latent, (sampler, precision), make)

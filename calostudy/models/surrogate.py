@@ -22,7 +22,7 @@ from calostudy.devices import moved, table_property
 from calostudy.errors import DataError, UsageError
 from calostudy.files import atomic_path
 from calostudy.models.storage import restore, same_shapes, stored
-from calostudy.samplers.compiled import Compiled, checked_precision
+from calostudy.samplers.compiled import Compiled, checked_precision, here
 from calostudy.showers import Showers
 
 WEIGHTS = "weights.safetensors"
@@ -66,6 +66,10 @@ class Surrogate(ABC):
     datasets: ClassVar[tuple[str, ...]]
     sizes: ClassVar[tuple[str, ...]] = ("paper", "embedded")
     teacher_name: ClassVar[str | None] = None  # of a student: the model that it learns from
+    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "cpu": ("fp32", "fp64"),
+        "cuda": ("fp32", "fp64", "tf32"),
+    }  # precisions of the sampler by device
 
     def __init__(self, dataset: str | Dataset, size: str = "embedded", seed: int = 0):
         self.dataset = catalogue_entry(dataset) if isinstance(dataset, str) else dataset
@@ -184,10 +188,11 @@ class Surrogate(ABC):
         Raises:
             UsageError: there is no such sampler or precision.
         """
+        samplers = here(samplers)
         sampler = sampler or next(iter(samplers))
         if sampler not in samplers:
             raise UsageError(f"no sampler {sampler!r}; there are {', '.join(samplers)}")
-        key = sampler, checked_precision(precision), torch.get_default_device()
+        key = sampler, checked_precision(precision)
         make = partial(samplers[sampler], precision=key[1])
         return self.compiled.of(self.networks[network], key, make)
 
