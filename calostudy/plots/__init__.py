@@ -4,6 +4,11 @@ Geant4 is always the filled grey histogram or dark points, a surrogate a coloure
 """
 
 from calostudy.plots import evaluation
+from calostudy.plots.answers import (
+    accuracy_against_speed_up,
+    accuracy_of_all,
+    speed_up_of_all,
+)
 from calostudy.plots.comparison import (
     cell_spectrum,
     energy_response,
@@ -63,6 +68,8 @@ __all__ = [
     "SURROGATE",
     "THIRD",
     "TurningShowers",
+    "accuracy_against_speed_up",
+    "accuracy_of_all",
     "average_images",
     "cell_spectrum",
     "cross_check",
@@ -106,6 +113,7 @@ __all__ = [
     "significance_by_energy",
     "speed_up_against_energy",
     "speed_up_bars",
+    "speed_up_of_all",
     "time_against_cells",
     "time_against_energy",
     "time_against_log_posterior",

@@ -1,5 +1,6 @@
 """The kinds of walk that notebooks take, by name."""
 
+from calostudy.walks.answers import AnswersWalk
 from calostudy.walks.comparison import ComparisonWalk
 from calostudy.walks.dataset import DatasetWalk
 from calostudy.walks.evaluations import EvaluationsWalk
@@ -38,6 +39,7 @@ WALKS: dict[str, type[Walk]] = {
 
 __all__ = [
     "WALKS",
+    "AnswersWalk",
     "ComparisonWalk",
     "DatasetWalk",
     "EvaluationsWalk",
