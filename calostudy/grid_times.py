@@ -146,12 +146,19 @@ def look_up(
     return cells(own.tail(1))[0] if len(own) else None
 
 
-def machine_title(machine: str) -> str:
-    """A machine by its processor or GPU, from ``data/measured/machines/KEY.json``; else its key."""
+def _about(machine: str) -> dict:
     path = data_dir() / "measured" / "machines" / f"{machine}.json"
-    if not path.exists():
-        return machine
-    about = json.loads(path.read_text())
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def machine_cpu(machine: str) -> str:
+    """The processor of a machine, from ``data/measured/machines/KEY.json``; else the key."""
+    return str(_about(machine).get("cpu", machine))
+
+
+def machine_title(machine: str) -> str:
+    """A machine by its processor, cores and GPU, from the same file; else its key."""
+    about = _about(machine)
     gpus = [gpu["name"] if isinstance(gpu, dict) else str(gpu) for gpu in about.get("gpus") or []]
     cores = f", {about['cores']} cores" if about.get("cores") else ""
-    return ", ".join([f"{about.get('cpu', machine)}{cores}", *gpus])
+    return ", ".join([f"{machine_cpu(machine)}{cores}", *gpus])

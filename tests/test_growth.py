@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calostudy import plots
+from calostudy.grid_times import FIELDS, GPU, ONE_THREAD, read_times
 from calostudy.growth import break_even_batch, break_even_energy, power_law, without_twins
 from calostudy.timing import geant4_time
 from calostudy.walks import GrowthWalk
+from calostudy.walks.growth import COLUMNS
 
 
 @given(slope=st.floats(-1, 3), scale=st.floats(1e-3, 1e3))
@@ -76,16 +78,16 @@ def test_one_calorimeter_with_three_particles_counts_once():
 @pytest.fixture
 def walk(monkeypatch):
     """Two models with made-up times on two calorimeters."""
+    rest = (0.01, True, "x", "x, 2026-01-01")
     rows = [
-        (model, dataset, "embedded", batch, scale * cells / batch**0.5, 0.01, True, "here", cells)
+        (model, dataset, "embedded", ONE_THREAD, batch, scale * cells / batch**0.5, *rest, cells)
         for model, scale in (("quick", 1e-4), ("slow", 1.0))
         for dataset, cells in (("ds1-photons", 368), ("ds2", 6480))
         for batch in (1, 100)
     ]
-    names = ["model", "dataset", "size", "batch", "value", "error", "trained", "where", "cells"]
-    monkeypatch.setattr(GrowthWalk, "times", pd.DataFrame(rows, columns=names))
+    monkeypatch.setattr(GrowthWalk, "times", pd.DataFrame(rows, columns=list(COLUMNS)))
     monkeypatch.setattr(
-        GrowthWalk, "geant4", {"ds1-photons": (geant4(), "x"), "ds2": (geant4(), "x")}
+        GrowthWalk, "geant4", {"ds1-photons": (geant4(), "x, day"), "ds2": (geant4(), "x, day")}
     )
     return GrowthWalk()
 
@@ -103,15 +105,47 @@ def test_slopes_here_stand_beside_published_ones(walk):
 
 
 def test_break_even_is_told_for_every_model_and_data_set(walk):
-    rows = {(row["dataset"], row["model"]): row for row in walk.break_even_rows()}
+    rows = {
+        (row["dataset"], row["model"]): row for row in walk.break_even_rows(ONE_THREAD, "embedded")
+    }
     assert rows["ds2", "quick"]["faster from, batch 1"] == "every energy"
     assert rows["ds2", "quick"]["batch needed at 1 GeV"] == "1"
     assert rows["ds2", "slow"]["faster from, batch 100"].endswith(" GeV")
     assert rows["ds2", "slow"]["batch needed at 1 GeV"] == "> 100"
     # 368 ms alone, 36.8 ms in batches of 100, against 62 ms
     assert 1 < float(rows["ds1-photons", "slow"]["batch needed at 10 GeV"]) < 100
-    figure = plots.speed_up_against_energy(walk.speed_ups())
+    figure = plots.speed_up_against_energy(walk.speed_ups(ONE_THREAD, "embedded"))
     assert [axis.get_title() for axis in figure.axes] == ["ds1-photons", "ds2"]
+
+
+def test_a_ratio_of_two_machines_is_called_so(walk):
+    assert "the same machine" in walk.machine_note(ONE_THREAD, "embedded")
+    walk.geant4["ds2"] = (geant4(), "another, day")
+    assert "*another machine* (another; x; these times: x)" in walk.machine_note(
+        ONE_THREAD, "embedded"
+    )
+
+
+def test_the_grid_comes_before_the_leaderboards_and_has_more_kinds_of_target(tmp_path, monkeypatch):
+    line = {
+        **dict.fromkeys(FIELDS),
+        **{"machine": "m", "date": "2026-01-02", "model": "caloinn", "dataset": "ds1-photons"},
+        **{"size": "embedded", "trained": True, "figure": "throughput", "batch": 100},
+        **{"value": 7.0, "low": 6.0, "high": 8.0, "target": "cpu-1/fp32"},
+    }
+    lines = [line, {**line, "target": "cuda/fp32", "value": 1.0}, {**line, "size": "paper"}]
+    path = tmp_path / "times.csv"
+    pd.DataFrame(lines, columns=list(FIELDS)).to_csv(path, index=False)
+    monkeypatch.setattr(GrowthWalk, "grid", read_times(path))
+    walk = GrowthWalk()
+    found = walk.of(ONE_THREAD, "embedded").query("model == 'caloinn'")
+    assert found["value"].tolist() == [7.0]
+    assert len(walk.of(ONE_THREAD, "embedded")) > 1
+    assert walk.cases == [(ONE_THREAD, "embedded"), (GPU, "embedded"), (ONE_THREAD, "paper")]
+    assert (
+        "GPU, embedded size: 1 times of 1 models, all with trained weights; m, 2026-01-02"
+        in walk.introduction()
+    )
 
 
 def test_times_of_the_leaderboards_stand_in_for_a_grid_that_is_not_there(monkeypatch):

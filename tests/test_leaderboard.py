@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calostudy import leaderboard, plots
+from calostudy import grid_times, leaderboard, plots
 from calostudy.errors import DataError
 from calostudy.evaluations import GEANT4, Judge
+from calostudy.grid_times import read_times
 from calostudy.leaderboard import FIELDS, TIME
 from calostudy.tables import shown
 from calostudy.walks import LeaderboardWalk
@@ -89,7 +90,7 @@ def line(model, quantity, value, uncertainty=0.01, batch=np.nan):
 
 
 @pytest.fixture
-def walk(monkeypatch):
+def walk(monkeypatch, tmp_path):
     """A leaderboard on which caloinn is better and faster than calovae-inn, and the grid empty."""
     scores = {"separation_power": (0.02, 0.03, 0.01), "fpd": (0.2, 0.3, 0.1)}
     scores["auc_high"] = (0.45, 0.7, 0.5)
@@ -104,11 +105,7 @@ def walk(monkeypatch):
             line("calovae-inn", TIME, 4.0 / batch, 0.001, batch),
         ]
     monkeypatch.setattr(LeaderboardWalk, "shipped", pd.DataFrame(lines))
-    empty = pd.DataFrame(columns=["weights_sha256"], dtype=str)
-    monkeypatch.setattr(LeaderboardWalk, "grid", empty)
-    from calostudy.walks import leaderboard as module
-
-    monkeypatch.setattr(module, "look_up", lambda *_: None)
+    monkeypatch.setattr(LeaderboardWalk, "grid", read_times(tmp_path / "none.csv"))
     return LeaderboardWalk(dataset="ds1-photons")
 
 
@@ -117,9 +114,34 @@ def test_a_leaderboard_has_a_row_for_each_surrogate_best_first_and_geant4_last(w
     assert [row["model"] for row in rows] == ["caloinn", "calovae-inn", "Geant4 (floor)"]
     assert rows[0]["separation power"] == "0.020 ± 0.010"
     assert rows[0]["ms, batch 100"] == "0.0100 ± 0.0010"
-    assert rows[0]["timed on"] == "cpu-1/fp32, a machine, 2026-01-01 (CPU time)"
+    assert rows[0]["timed on"] == "cpu-1/fp32, 2026-01-01 (CPU time)"
     ratio = float(rows[0]["Geant4 / batch 100"].replace(",", ""))
     assert ratio == pytest.approx(walk.geant4[0] / 0.01, rel=0.01)
+
+
+def test_times_of_the_grid_count_where_they_are_of_the_scored_weights(walk, monkeypatch, tmp_path):
+    line = {
+        **dict.fromkeys(grid_times.FIELDS),
+        **{"machine": "m", "date": "2026-02-02", "dataset": "ds1-photons", "size": "embedded"},
+        **{"trained": True, "figure": "throughput", "batch": 100, "target": "cpu-1/fp32"},
+        **{"value": 5.0, "low": 4.0, "high": 6.0, "weights_sha256": "abcdef", "model": "caloinn"},
+    }
+    other = {**line, "weights_sha256": "fff", "model": "calovae-inn"}
+    gpu = {**line, "target": "cuda/fp32", "value": 0.5, "low": 0.4, "high": 0.6}
+    path = tmp_path / "times.csv"
+    lines = [line, other, gpu]
+    pd.DataFrame(lines, columns=list(grid_times.FIELDS)).to_csv(path, index=False)
+    monkeypatch.setattr(LeaderboardWalk, "grid", read_times(path))
+    first, second, geant4 = walk.rows()
+    assert first["ms, batch 100"] == "5.0 ± 1.0"
+    assert first["timed on"] == "cpu-1/fp32, 2026-02-02 (m)"
+    assert second["ms, batch 100"] == "0.0400 ± 0.0010"
+    assert [row["GPU ms, batch 100"] for row in (first, second, geant4)] == [
+        "0.50 ± 0.10",
+        "-",
+        "-",
+    ]
+    assert "GPU: cuda/fp32, 2026-02-02 (m)." in walk.introduction()
 
 
 def test_the_front_of_a_leaderboard_counts_the_distance_of_an_auc_from_a_half(walk):
@@ -131,6 +153,7 @@ def test_the_front_of_a_leaderboard_counts_the_distance_of_an_auc_from_a_half(wa
 
 def test_a_leaderboard_names_surrogates_that_were_scored_with_other_weights(walk):
     text = walk.introduction()
+    assert "CPU times: a machine." in text
     assert "replaced since: caloinn, calovae-inn" in text
     assert "Not scored yet" in text
     assert "flow-matching" in text

@@ -37,15 +37,18 @@ def time_against_cells(
     """
     models = sorted({model for table in panels.values() for model in table["model"]})
     looks = _looks(models)
+    rows = -(-len(panels) // 2)
     figure, axes = plt.subplots(
-        *(1, len(panels)),
-        **{"figsize": (4.8 * len(panels) + 2.6, 5.4), "layout": "constrained"},
+        *(rows, 2),
+        **{"figsize": (10, 4.4 * rows + 1.2), "layout": "constrained"},
         **{"squeeze": False, "sharey": True},
     )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
     handles = {}
     times = np.concatenate([table["value"].to_numpy(float) for table in panels.values()])
     low, high = 0.6 * times.min(), 1.7 * times.max()
-    for axis, (title, table) in zip(axes[0], panels.items(), strict=True):
+    for axis, (title, table) in zip(axes.flat, panels.items(), strict=False):
         for model, group in table.groupby("model"):
             fitted = laws[title].get(model)
             handles[model] = axis.errorbar(
@@ -61,15 +64,13 @@ def time_against_cells(
         for start in 10.0 ** np.arange(np.floor(np.log10(low)) - 2, np.ceil(np.log10(high))):
             axis.plot(ends, start * ends / ends[0], color=INK, lw=0.5, ls=":", zorder=0)
         axis.set_ylim(low, high)
-    axes[0][0].set_ylabel(f"ms per shower, batch {batch}")
-    ordered = sorted(handles)
-    figure.legend(
-        [handles[model] for model in ordered], ordered, loc="outside right", fontsize="x-small"
-    )
+    for axis in axes[:, 0]:
+        axis.set_ylabel(f"ms per shower, batch {batch}")
+    _legend(figure, handles)
     return figure
 
 
-def speed_up_against_energy(found: Mapping[str, Mapping[str, Any]], columns: int = 3) -> Figure:
+def speed_up_against_energy(found: Mapping[str, Mapping[str, Any]], columns: int = 2) -> Figure:
     """A panel for each data set: Geant4's time over a surrogate's against the incident energy,
     dashed for single showers and full for batches of 100; break-even is the line at 1.
 
@@ -81,7 +82,7 @@ def speed_up_against_energy(found: Mapping[str, Mapping[str, Any]], columns: int
     rows = -(-len(found) // columns)
     figure, axes = plt.subplots(
         *(rows, columns),
-        **{"figsize": (4.4 * columns + 2.4, 3.5 * rows), "layout": "constrained"},
+        **{"figsize": (5 * columns, 3.3 * rows + 1), "layout": "constrained"},
         squeeze=False,
     )
     for axis in axes.flat[len(found) :]:
@@ -96,10 +97,17 @@ def speed_up_against_energy(found: Mapping[str, Mapping[str, Any]], columns: int
                 **{"markevery": 14, "ms": 4, "lw": 1.2, "ls": "--" if batch == 1 else "-"},
             )
             handles[model] = Line2D([], [], **looks[model], ms=5)
-        axis.set(yscale="log", title=dataset, ylabel="Geant4's time over the surrogate's")
+        axis.set(yscale="log", title=dataset, ylabel="Geant4 / surrogate")
         energy_axis(axis, each["energy"])
+    _legend(figure, handles)
+    return figure
+
+
+def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """All models below the panels."""
     ordered = sorted(handles)
     figure.legend(
-        [handles[model] for model in ordered], ordered, loc="outside right", fontsize="small"
+        [handles[model] for model in ordered],
+        ordered,
+        **{"loc": "outside lower center", "fontsize": "small", "ncols": 5},
     )
-    return figure

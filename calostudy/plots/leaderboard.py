@@ -21,11 +21,10 @@ def quality_against_time(
     `panels` maps a title to points (model, time and time_error in ms per shower, value, error,
     on_front, chance_of_front; all panels in the same order) and the floor with its uncertainty.
     """
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.1 * len(panels) + 2.2, 4.2), layout="constrained", squeeze=False
-    )
+    rows = len(panels) // 2 + 1  # one place more for the names
+    figure, axes = plt.subplots(rows, 2, figsize=(9.4, 3.8 * rows), layout="constrained")
     table = pd.DataFrame({"model": []})
-    for axis, (title, (table, floor)) in zip(axes[0], panels.items(), strict=True):
+    for axis, (title, (table, floor)) in zip(axes.flat, panels.items(), strict=False):
         value, error = floor
         axis.axhspan(value - error, value + error, color=GEANT4, alpha=0.4, lw=0)
         axis.axhline(value, color=INK, lw=1, ls=":", label="Geant4 floor")
@@ -47,10 +46,12 @@ def quality_against_time(
             log_axis(axis.yaxis)
         axis.margins(x=0.1, y=0.08)
         log_axis(axis.xaxis)
-    axes[0][0].legend(fontsize="small")
+    axes.flat[0].legend(fontsize="small")
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
     names = [f"{place}  {name}" for place, name in enumerate(table["model"], 1)]
-    axes[0][-1].text(
-        *(1.04, 1.0, "\n".join(names)),
-        **{"transform": axes[0][-1].transAxes, "va": "top", "fontsize": "small"},
+    axes.flat[len(panels)].text(
+        *(0.04, 0.97, "\n".join(names)),
+        **{"transform": axes.flat[len(panels)].transAxes, "va": "top", "fontsize": "small"},
     )
     return figure

@@ -12,7 +12,7 @@ from pydantic import field_validator
 
 from calostudy import geant4_times, leaderboard
 from calostudy.datasets import DATASETS
-from calostudy.grid_times import ONE_THREAD, machine_title, read_times
+from calostudy.grid_times import KINDS, ONE_THREAD, machine_cpu, machine_title, read_times
 from calostudy.growth import (
     PowerLaw,
     break_even_batch,
@@ -27,7 +27,10 @@ from calostudy.tables import plus_minus, published, study_name
 from calostudy.timing import Geant4Time
 from calostudy.walks.walk import Walk
 
-COLUMNS = ("model", "dataset", "size", "batch", "value", "error", "trained", "where", "cells")
+COLUMNS = (
+    *("model", "dataset", "size", "kind", "batch", "value", "error"),
+    *("trained", "machine", "where", "cells"),
+)
 SIZES = ("embedded", "paper")
 ENERGIES = (1.0, 10.0, 100.0)  # GeV
 
@@ -64,50 +67,61 @@ class GrowthWalk(Walk):
 
     @cached_property
     def times(self) -> pd.DataFrame:
-        """ms per shower on one thread, `COLUMNS`: from the grid, and CPU times of the leaderboards
-        where the grid has no time of the same model, data set and size."""
+        """ms per shower, `COLUMNS`: from the grid, in fp32 on all kinds of target, and CPU times of
+        the leaderboards where the grid has no time of the same model, data set and size on one
+        thread."""
         grid = self.grid[
-            (self.grid["kind"] == ONE_THREAD)
-            & (self.grid["figure"] != "cold")
+            (self.grid["figure"] != "cold")
             & self.grid["target"].str.endswith("/fp32")
             & self.grid["value"].notna()
         ].sort_values(["figure", "date"], kind="stable")
-        machines = {key: machine_title(key) for key in grid["machine"].unique()}
         first = grid.assign(
             error=0.5 * (grid["high"] - grid["low"]),
             trained=grid["is_trained"],
-            where=grid["machine"].map(machines).astype(str) + ", " + grid["date"],
+            machine=grid["machine"].map(machine_cpu),
+            where=grid["machine"].map(machine_title) + ", " + grid["date"],
         )
         lines = self.scored[self.scored["quantity"] == leaderboard.TIME]
         second = lines.rename(columns={"uncertainty": "error"}).assign(
-            trained=True, where=lines["machine"] + ", " + lines["date"] + " (CPU time)"
+            kind=ONE_THREAD,
+            trained=True,
+            where=lines["machine"] + ", " + lines["date"] + " (CPU time)",
         )
+        key = ["model", "dataset", "size", "kind"]
+        have = set(map(tuple, first[key].to_numpy()))
+        fresh = [each not in have for each in map(tuple, second[key].to_numpy())]
         names = list(COLUMNS[:-1])
-        have = set(map(tuple, first[["model", "dataset", "size"]].to_numpy()))
-        fresh = [
-            key not in have for key in map(tuple, second[["model", "dataset", "size"]].to_numpy())
-        ]
         parts = [part[names] for part in (first, second[fresh]) if len(part)]
-        table = pd.concat(parts, ignore_index=True)
-        table = table.drop_duplicates(["model", "dataset", "size", "batch"], keep="last")
+        table = pd.concat(parts, ignore_index=True).drop_duplicates([*key, "batch"], keep="last")
         table = table[table["dataset"] != "segmentations"]  # many calorimeters
         return table.assign(cells=table["dataset"].map(_cells), batch=table["batch"].astype(int))
+
+    @property
+    def cases(self) -> list[tuple[str, str]]:
+        """Kinds of target and sizes that have times."""
+        have = set(map(tuple, self.times[["kind", "size"]].to_numpy()))
+        return [(kind, size) for size in SIZES for kind in KINDS if (kind, size) in have]
+
+    def of(self, kind: str, size: str) -> pd.DataFrame:
+        """The times of a kind of target and a size."""
+        return self.times[(self.times["kind"] == kind) & (self.times["size"] == size)]
 
     def introduction(self) -> str:
         """Where the times come from, in Markdown."""
         lines = [
-            f"- {size} size: {len(group)} times of {group['model'].nunique()} models, "
-            f"{group['trained'].sum()} with trained weights, the others with random ones "
-            f"(untrained); {'; '.join(sorted(group['where'].unique()))}"
-            for size, group in self.times.groupby("size")
+            f"- {kind}, {size} size: {len(group)} times of {group['model'].nunique()} models, "
+            f"{_trained_text(group['trained'])}; {'; '.join(sorted(group['where'].unique()))}"
+            for kind, size in self.cases
+            for group in [self.of(kind, size)]
         ]
-        return "Times of one thread (`cpu-1/fp32`), ms per shower:\n\n" + "\n".join(lines)
+        return "Times in fp32, ms per shower:\n\n" + "\n".join(lines)
 
     # ---- cells ----------------------------------------------------------------------------------
 
     def by_cells(self, size: str) -> pd.DataFrame:
         """Times of a size at this page's batch size, one for each model and calorimeter."""
-        own = self.times[(self.times["size"] == size) & (self.times["batch"] == self.batch)]
+        own = self.of(ONE_THREAD, size)
+        own = own[own["batch"] == self.batch]
         return without_twins(own.sort_values(["model", "cells"], kind="stable"))
 
     def challenge_by_cells(self) -> pd.DataFrame:
@@ -157,12 +171,12 @@ class GrowthWalk(Walk):
         names = geant4_times.read(data_dir() / "measured" / "geant4_times.csv")["dataset"].unique()
         return {name: geant4_times.shipped(name) for name in DATASETS if name in names}
 
-    def speed_ups(self, size: str = "embedded") -> dict[str, dict[str, Any]]:
+    def speed_ups(self, kind: str, size: str) -> dict[str, dict[str, Any]]:
         """Data set -> energies in GeV and, for each model, Geant4's time over its own at batch
-        sizes 1 and 100, on one machine."""
-        found = {}
+        sizes 1 and 100."""
+        found, table = {}, self.of(kind, size)
         for name, (geant4, _) in self.geant4.items():
-            own = self.times[(self.times["dataset"] == name) & (self.times["size"] == size)]
+            own = table[table["dataset"] == name]
             if own.empty:
                 continue
             energy = np.geomspace(geant4.energy_gev.min(), geant4.energy_gev.max(), 60)
@@ -174,39 +188,47 @@ class GrowthWalk(Walk):
             found[name] = {"energy": energy, "lines": lines}
         return found
 
-    def break_even_rows(self, size: str = "embedded") -> list[dict[str, str]]:
+    def machine_note(self, kind: str, size: str) -> str:
+        """Whether Geant4 was measured on the machine of these times, in Markdown."""
+        own = set(self.of(kind, size)["machine"])
+        theirs = {where.rpartition(", ")[0] for _, where in self.geant4.values()}
+        if own == theirs:
+            return f"**{kind}, {size} size**: Geant4 was measured on the same machine."
+        return (
+            f"**{kind}, {size} size**: Geant4 was measured on *another machine* "
+            f"({'; '.join(sorted(theirs))}; these times: {'; '.join(sorted(own))}), so that these "
+            f"ratios also compare two machines."
+        )
+
+    def break_even_rows(self, kind: str, size: str) -> list[dict[str, str]]:
         """One row for each model and data set: from which incident energy on it is faster than
         Geant4, and from which batch size on at some energies."""
-        rows = []
-        for name, (geant4, _) in self.geant4.items():
-            table = self.times[(self.times["dataset"] == name) & (self.times["size"] == size)]
-            lowest, highest = geant4.energy_gev.min(), geant4.energy_gev.max()
-            for model, group in table.groupby("model", sort=True):
-                times = dict(zip(group["batch"], group["value"], strict=True))
-                errors = dict(zip(group["batch"], group["error"], strict=True))
-                rows.append(
-                    {
-                        "dataset": name,
-                        "model": model,
-                        **{
-                            f"faster from, batch {batch}": _energy_text(
-                                *break_even_energy(geant4, times[batch], errors[batch]), lowest
-                            )
-                            if batch in times
-                            else "-"
-                            for batch in (1, 100)
-                        },
-                        **{
-                            f"batch needed at {energy:g} GeV": _batch_text(
-                                times, break_even_batch(times, float(geant4.fit(energy)))
-                            )
-                            if 0.5 * lowest <= energy <= 2 * highest
-                            else "-"
-                            for energy in ENERGIES
-                        },
-                    }
-                )
-        return rows
+        return [
+            {"dataset": name, "model": model, **self._break_even(geant4, group)}
+            for name, (geant4, _) in self.geant4.items()
+            for model, group in self.of(kind, size)
+            .query("dataset == @name")
+            .groupby("model", sort=True)
+        ]
+
+    @staticmethod
+    def _break_even(geant4: Geant4Time, group: pd.DataFrame) -> dict[str, str]:
+        lowest, highest = geant4.energy_gev.min(), geant4.energy_gev.max()
+        times = dict(zip(group["batch"], group["value"], strict=True))
+        errors = dict(zip(group["batch"], group["error"], strict=True))
+        row = {}
+        for batch in (1, 100):
+            text = "-"
+            if batch in times:
+                crossing = break_even_energy(geant4, times[batch], errors[batch])
+                text = _energy_text(*crossing, lowest)
+            row[f"faster from, batch {batch}"] = text
+        for energy in ENERGIES:
+            text = "-"
+            if 0.5 * lowest <= energy <= 2 * highest:
+                text = _batch_text(times, break_even_batch(times, float(geant4.fit(energy))))
+            row[f"batch needed at {energy:g} GeV"] = text
+        return row
 
     def geant4_rows(self) -> list[dict[str, str]]:
         """One row for each data set: the fitted line of Geant4's CPU time."""
@@ -240,6 +262,12 @@ class GrowthWalk(Walk):
 
 def _cells(dataset: str) -> int:
     return DATASETS[dataset].calorimeter.cells
+
+
+def _trained_text(trained: pd.Series) -> str:
+    if trained.all():
+        return "all with trained weights"
+    return f"{trained.sum()} with trained weights, the others with random ones (untrained)"
 
 
 def _law_text(law: PowerLaw) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from calostudy.errors import DataError
 from calostudy.evaluations import GEANT4
 from calostudy.geant4_times import mean_cost
-from calostudy.grid_times import ONE_THREAD, Cell, look_up, machine_title, read_times
+from calostudy.grid_times import GPU, ONE_THREAD, Cell, look_up, machine_title, read_times
 from calostudy.leaderboard import BATCHES, SIZE, TIME, current_weights, read
 from calostudy.metrics.pareto import chance_of_front, front
 from calostudy.models import build
@@ -79,12 +79,15 @@ class LeaderboardWalk(Walk):
             f"{line.showers:,} showers of each at the incident energies of as many evaluation "
             f"showers of Geant4 (seed {line.seed}), classifiers of {line.hidden} nodes per layer "
             f"trained {line.repeats} times. The Geant4 floor is the same score of as many other "
-            f"showers of Geant4."
+            f"showers of Geant4. CPU times: {'; '.join(sorted(self.shipped['machine'].unique()))}."
         )
         weights = current_weights(self.dataset)
         scored = self.shipped.drop_duplicates("model").set_index("model")["weights_sha256"]
         stale = [name for name in self.models if weights.get(name) != scored[name]]
         missing = [name for name in weights if name not in scored]
+        gpus = {_where(cell) for each in self.gpu_times().values() for cell in each.values()}
+        if gpus:
+            text += f" GPU: {'; '.join(sorted(gpus))}."
         if stale:
             text += f" Scored with weights that have been replaced since: {', '.join(stale)}."
         if missing:
@@ -95,18 +98,34 @@ class LeaderboardWalk(Walk):
         """A score and its uncertainty."""
         return _pair(self.shipped, model, quantity)
 
+    def cell(self, model: str, batch: int, kind: str) -> Cell | None:
+        """The grid's time of the weights that were scored, if it has one."""
+        digits = self.shipped.loc[self.shipped["model"] == model, "weights_sha256"].iloc[0]
+        grid = self.grid[self.grid["weights_sha256"].str.startswith(digits)]
+        cell = look_up(grid, model, self.dataset, SIZE, kind, batch)
+        return cell if cell is not None and cell.value is not None else None
+
     def time(self, model: str, batch: int) -> tuple[float, float, str]:
         """ms per shower on one thread, its uncertainty, and where and when it was measured: from
         the grid if it has these weights, else CPU time measured with the scores."""
-        own = self.shipped[self.shipped["model"] == model]
-        digits = own["weights_sha256"].iloc[0]
-        grid = self.grid[self.grid["weights_sha256"].str.startswith(digits)]
-        cell = look_up(grid, model, self.dataset, SIZE, ONE_THREAD, batch)
-        if cell is not None and cell.value is not None:
+        cell = self.cell(model, batch, ONE_THREAD)
+        if cell is not None:
             return cell.value, cell.uncertainty, _where(cell)
+        own = self.shipped[(self.shipped["model"] == model) & (self.shipped["batch"] == batch)]
         line = own[own["quantity"] == TIME].iloc[0]
-        where = f"{line.target}, {line.machine}, {line.date} (CPU time)"
-        return *_pair(own[own["batch"] == batch], model, TIME), where
+        where = f"{line.target}, {line.date} (CPU time)"
+        return *_pair(own, model, TIME), where
+
+    def gpu_times(self) -> dict[int, dict[str, Cell]]:
+        """Batch size -> times of the surrogates on a GPU that the grid has."""
+        found = {
+            batch: {name: self.cell(name, batch, GPU) for name in self.models} for batch in BATCHES
+        }
+        return {
+            batch: {name: cell for name, cell in each.items() if cell is not None}
+            for batch, each in found.items()
+            if any(each.values())
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each surrogate, the smallest separation power first, and Geant4's."""
@@ -122,8 +141,17 @@ class LeaderboardWalk(Walk):
             "parameters": f"{sum(surrogate.parameters_by_network().values()):,}",
             "network evaluations": f"{surrogate.network_evaluations:,}",
             **{f"ms, batch {b}": plus_minus(*time[:2]) for b, time in times.items()},
+            **self._gpu_columns(model),
             "Geant4 / batch 100": _rounded(self.geant4[0] / times[BATCHES[-1]][0]),
             "timed on": times[BATCHES[-1]][2],
+        }
+
+    def _gpu_columns(self, model: str) -> dict[str, str]:
+        return {
+            f"GPU ms, batch {batch}": plus_minus(each[model].value, each[model].uncertainty)
+            if model in each
+            else "-"
+            for batch, each in self.gpu_times().items()
         }
 
     def _geant4_row(self) -> dict[str, Any]:
@@ -134,6 +162,7 @@ class LeaderboardWalk(Walk):
             "parameters": "-",
             "network evaluations": "-",
             **{f"ms, batch {b}": geant4 if b == 1 else "-" for b in BATCHES},
+            **self._gpu_columns(""),
             "Geant4 / batch 100": "1",
             "timed on": f"one core, {self.geant4[2]} (CPU time)",
         }
@@ -201,4 +230,4 @@ def _rounded(value: float) -> str:
 
 
 def _where(cell: Cell) -> str:
-    return f"{cell.target}, {machine_title(cell.machine)}, {cell.date}"
+    return f"{cell.target}, {cell.date} ({machine_title(cell.machine)})"
