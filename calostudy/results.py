@@ -36,7 +36,7 @@ class Result(BaseModel):
     kind: Literal[
         *("dataset", "model", "hardware", "power", "student"),
         *("evaluations", "comparison", "ranking", "segmentations", "leaderboard"),
-        *("tables", "shower", "growth"),
+        *("tables", "shower", "growth", "lesson"),
     ]
     dataset: str
     source: Literal["simulated", "public"] = "simulated"

@@ -48,6 +48,16 @@ SMALL = {
         "comparison",
         {"dataset": "ds1-photons", "models": "caloinn,calovae-inn", "n": 100, "hidden": 16},
     ),
+    "lesson-eplus": (
+        "lesson",
+        {
+            "dataset": "calogan-eplus",
+            "model": "caloflow-teacher",
+            "n": 100,
+            "batches": "2",
+            "rounds": 1,
+        },
+    ),
     "shower-ds2": ("shower", {"dataset": "ds2", "models": "calo-vq"}),
     "ranking-photons": ("ranking", {"dataset": "ds1-photons", "batch": 1}),
     "leaderboard-photons": ("leaderboard", {"dataset": "ds1-photons"}),
@@ -82,7 +92,7 @@ SMALL = {
 FIGURES = {
     **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
     **{"evaluations": 2, "comparison": 5, "ranking": 3, "segmentations": 6},
-    **{"leaderboard": 2, "tables": 3, "shower": 0, "growth": 2},
+    **{"leaderboard": 2, "tables": 3, "shower": 0, "lesson": 5, "growth": 2},
 }
 """At least so many on a page of each kind."""
 
@@ -167,8 +177,19 @@ def test_a_failing_notebook_leaves_no_page_but_what_it_reached(tmp_path, checkou
         ("power", {"dataset": "ds2", "metrics": "pcc, entropy"}, "entropy"),
         ("evaluations", {"dataset": "ds2", "models": "caloinn", "solvers": "rk9"}, "rk9"),
         ("shower", {"dataset": "ds2", "models": "caloinn,calomaybe"}, "calomaybe"),
+        ("lesson", {"dataset": "ds2", "model": "calo-vq", "defect": "rust"}, "rust"),
     ],
-    ids=["dataset", "unknown parameter", "number", "model", "target", "metric", "solver", "models"],
+    ids=[
+        "dataset",
+        "unknown parameter",
+        "number",
+        "model",
+        "target",
+        "metric",
+        "solver",
+        "models",
+        "defect",
+    ],
 )
 def test_impossible_parameters_are_refused_before_anything_runs(kind, parameters, told, tmp_path):
     with pytest.raises(UsageError, match=told):

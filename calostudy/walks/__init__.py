@@ -8,6 +8,7 @@ from calostudy.walks.forms import other_forms
 from calostudy.walks.growth import GrowthWalk
 from calostudy.walks.hardware import HardwareWalk
 from calostudy.walks.leaderboard import LeaderboardWalk
+from calostudy.walks.lesson import LessonWalk
 from calostudy.walks.model import ModelWalk
 from calostudy.walks.power import PowerWalk
 from calostudy.walks.ranking import RankingWalk
@@ -32,6 +33,7 @@ WALKS: dict[str, type[Walk]] = {
         LeaderboardWalk,
         TablesWalk,
         ShowerWalk,
+        LessonWalk,
         GrowthWalk,
     )
 }
@@ -46,6 +48,7 @@ __all__ = [
     "GrowthWalk",
     "HardwareWalk",
     "LeaderboardWalk",
+    "LessonWalk",
     "ModelWalk",
     "PowerWalk",
     "RankingWalk",

@@ -11,6 +11,7 @@ from pydantic import Field
 from calostudy.datasets import load
 from calostudy.errors import UsageError
 from calostudy.metrics import Score, evaluate
+from calostudy.metrics.measurement import EPOCHS
 from calostudy.metrics.ranges import EnergyRange, filled_ranges
 from calostudy.models import MODELS, shipped_weights
 from calostudy.models import load as load_surrogate
@@ -33,6 +34,7 @@ class ComparisonWalk(Walk):
     energy: float = Field(0.0, ge=0.0)
     repeats: int = Field(1, ge=1)
     hidden: int = Field(256, ge=1)
+    classifier_epochs: int = Field(EPOCHS, ge=1)
     seed: int = Field(1, ge=0)
 
     def page_name(self) -> str:
@@ -106,6 +108,7 @@ class ComparisonWalk(Walk):
                 hidden=self.hidden,
                 seed=self.seed,
                 floor=floor,
+                epochs=self.classifier_epochs,
                 keep=self.kept_folder,
             )
             for name, showers in samples.items()

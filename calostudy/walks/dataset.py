@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from calostudy.datasets import load, showers_path, showers_paths
+from calostudy.geant4 import sidecar_path
 from calostudy.metrics.physics import Check, checks
 from calostudy.metrics.published import LayerComparison, ild_layers
 from calostudy.results import Number
@@ -87,8 +88,9 @@ class DatasetWalk(Walk):
         return ild_layers(showers) if self.dataset == "ild-photons" else None
 
     def geant4_cost(self) -> Geant4Time | None:
-        """Geant4's CPU time per shower of this sample; public files carry none."""
-        return None if self.source == "public" else shipped_geant4_time(self.entry)
+        """Geant4's CPU time per shower of this sample; None where nothing recorded it."""
+        recorded = sidecar_path(showers_path(self.dataset, "evaluation")).exists()
+        return shipped_geant4_time(self.entry) if self.source == "simulated" and recorded else None
 
     def save(self, found: list[Check], cost: Geant4Time | None) -> None:
         """Write the numbers of this page into the results folder."""

@@ -15,6 +15,7 @@ from calostudy.errors import UsageError
 from calostudy.metrics import DEFAULT, Score, evaluate
 from calostudy.metrics.diagnosis import Diagnosis, diagnose_quickly
 from calostudy.metrics.histograms import binning
+from calostudy.metrics.measurement import EPOCHS
 from calostudy.metrics.sample import Sample
 from calostudy.models import build, shipped_weights
 from calostudy.models import load as load_surrogate
@@ -38,6 +39,7 @@ class ModelWalk(Walk):
     epochs: int = Field(2, ge=1)
     repeats: int = Field(2, ge=1)
     hidden: int = Field(0, ge=0)
+    classifier_epochs: int = Field(EPOCHS, ge=1)
     seed: int = Field(0, ge=0)
 
     def page_name(self) -> str:
@@ -131,6 +133,7 @@ class ModelWalk(Walk):
             hidden=self.hidden or None,
             seed=self.seed,
             floor=load(self.dataset, "train", rows=slice(0, len(geant4))),
+            epochs=self.classifier_epochs,
             by_energy=True,
             keep=self.kept_folder,
         )
@@ -142,7 +145,8 @@ class ModelWalk(Walk):
     def diagnosis(self, samples: Mapping[str, Showers]) -> Diagnosis:
         """Which cells give the surrogate away; it shows where to look, and is no score."""
         geant4, generated = samples.values()
-        return diagnose_quickly(generated, geant4, self.entry, seed=self.seed)
+        epochs = self.classifier_epochs
+        return diagnose_quickly(generated, geant4, self.entry, epochs=epochs, seed=self.seed)
 
     @staticmethod
     def separation_rows(scores: list[Score], most: int = 20) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from calostudy.errors import UsageError
 from calostudy.hardware import target
 from calostudy.metrics import Score, evaluate
 from calostudy.metrics.histograms import binning
+from calostudy.metrics.measurement import EPOCHS
 from calostudy.metrics.sample import Sample
 from calostudy.models import build, shipped_weights
 from calostudy.models import load as load_surrogate
@@ -44,6 +45,7 @@ class StudentWalk(Walk):
     n: int = Field(1000, ge=100)
     repeats: int = Field(2, ge=1)
     hidden: int = Field(0, ge=0)
+    classifier_epochs: int = Field(EPOCHS, ge=1)
     batches: str = "1,10,100"
     paper_batches: str = ""
     rounds: int = Field(5, ge=1)
@@ -134,6 +136,7 @@ class StudentWalk(Walk):
                 hidden=self.hidden or None,
                 seed=self.seed,
                 floor=floor,
+                epochs=self.classifier_epochs,
                 keep=self.kept_folder,
             )
             for role in ROLES
