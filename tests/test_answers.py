@@ -28,8 +28,19 @@ def test_the_most_accurate_has_the_smallest_separation_power_of_its_data_set(wal
 
 
 def test_the_fastest_has_the_shortest_time_in_large_batches(walk):
-    for fast, board in zip(walk.fastest(), walk.boards.values(), strict=True):
+    for fast, board in zip(walk.fastest(), walk.named, strict=True):
         assert fast.times[100][0] == min(entry.times[100][0] for entry in board)
+
+
+def test_the_front_holds_the_most_accurate_and_the_fastest_of_each_data_set(walk):
+    ahead = walk.on_front()
+    assert set(map(id, walk.best() + walk.fastest())) <= set(map(id, ahead))
+    for entry in ahead:
+        rivals = walk.boards[entry.dataset]
+        assert not any(
+            other.times[100][0] < entry.times[100][0] and other.separation[0] < entry.separation[0]
+            for other in rivals
+        )
 
 
 def test_a_speed_up_is_the_ratio_of_geant4_to_the_surrogate_with_both_uncertainties(walk):

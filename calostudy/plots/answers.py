@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -41,14 +41,19 @@ def speed_up_of_all(boards: Boards) -> Figure:
     return figure
 
 
-def accuracy_against_speed_up(boards: Boards, batch: int) -> Figure:
-    """Separation power in units of the floor against the speed-up: the best are right and low."""
+def accuracy_against_speed_up(boards: Boards, batch: int, named: Container) -> Figure:
+    """Separation power in units of the floor against the speed-up: the best are right and low.
+
+    named: the entries whose model's name is written beside them.
+    """
     figure, axis = plt.subplots(figsize=(7.4, 4.4), layout="constrained")
     for colour, board in zip(COLOURS, boards.values(), strict=False):
         x = [entry.speed_ups[batch][0] for entry in board]
         y = [entry.separation[0] / entry.floor[0] for entry in board]
         axis.plot(x, y, "o", color=colour, label=board[0].title)
         for entry, across, up in zip(board, x, y, strict=True):
+            if entry not in named:
+                continue
             style = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": "x-small"}
             axis.annotate(entry.model, (across, up), color=colour, **style)
     axis.axhline(1.0, color=INK, lw=1, ls=":", label="Geant4 floor")
@@ -70,10 +75,20 @@ def _legend(figure: Figure, axis) -> None:
 
 
 def _panels(boards: Boards):
-    rows = max(len(board) for board in boards.values())
-    size = (4.6 * len(boards) + 0.6, 0.28 * rows + 1.6)
-    figure, axes = plt.subplots(1, len(boards), figsize=size, squeeze=False, layout="constrained")
-    return figure, axes[0]
+    """A figure with a panel for each board, two to a row, as high as the longest of the row."""
+    across = min(len(boards), 2)
+    lengths = [len(board) for board in boards.values()]
+    heights = [max(lengths[i : i + across]) + 3 for i in range(0, len(boards), across)]
+    figure, axes = plt.subplots(
+        *(len(heights), across),
+        figsize=(4.8 * across, 0.24 * sum(heights) + 0.6),
+        squeeze=False,
+        layout="constrained",
+        height_ratios=heights,
+    )
+    for axis in axes.flat[len(boards) :]:
+        axis.remove()
+    return figure, list(axes.flat[: len(boards)])
 
 
 def _points(axis, pairs, colour: str, marker: str, label: str) -> None:

@@ -15,6 +15,7 @@ from calostudy.datasets import DATASETS
 from calostudy.errors import DataError
 from calostudy.evaluations import GEANT4
 from calostudy.metrics.evaluation import DISTINCT
+from calostudy.metrics.pareto import front
 from calostudy.tables import measured, plus_minus
 from calostudy.walks.leaderboard import LeaderboardWalk
 from calostudy.walks.walk import Walk
@@ -26,6 +27,9 @@ PAGES = Path("book/runs")
 QUALITY = "separation_power"
 FEWEST = 2
 """Surrogates that a data set needs for a ranking."""
+
+NAMED = 2
+"""Data sets that the sentences name, those with the most surrogates; the figures show all."""
 
 Pair = tuple[float, float]
 
@@ -111,13 +115,28 @@ class AnswersWalk(Walk):
             boards.setdefault(entry.dataset, []).append(entry)
         return {name: boards[name] for name in DATASETS if name in boards}
 
+    @property
+    def named(self) -> list[list[Entry]]:
+        """The boards that the sentences are about, the largest first."""
+        return sorted(self.boards.values(), key=len, reverse=True)[:NAMED]
+
     def best(self) -> list[Entry]:
-        """The most accurate surrogate of each data set."""
-        return [board[0] for board in self.boards.values()]
+        """The most accurate surrogate of each data set that is named."""
+        return [board[0] for board in self.named]
 
     def fastest(self) -> list[Entry]:
-        """The fastest surrogate of each data set in large batches."""
-        return [min(board, key=lambda e: e.times[LARGE][0]) for board in self.boards.values()]
+        """The fastest surrogate of each in large batches."""
+        return [min(board, key=lambda e: e.times[LARGE][0]) for board in self.named]
+
+    def on_front(self) -> list[Entry]:
+        """The surrogates that no other one of their data set beats in time and accuracy."""
+        found = []
+        for board in self.boards.values():
+            times = np.array([entry.times[LARGE][0] for entry in board])
+            powers = np.array([entry.separation[0] for entry in board])
+            chosen = front(times, -powers)
+            found += [entry for entry, ahead in zip(board, chosen, strict=True) if ahead]
+        return found
 
     # ---- five sentences -----------------------------------------------------------------------
 
