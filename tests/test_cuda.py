@@ -25,7 +25,7 @@ CASES = [
 def test_showers_are_those_of_the_cpu(name, dataset):
     weights = shipped_weights(name, dataset, "embedded")
     surrogate = load(weights) if weights else build(name, dataset)
-    energies = draw_energies(surrogate.dataset, 6, 1)
+    energies = draw_energies(surrogate.dataset, 3, 1)
     found = generate_showers(surrogate, energies, seed=1, target="cuda/fp64").cells
     wanted = generate_showers(surrogate, energies, seed=1, target="cpu-1/fp64").cells
     near = np.isclose(found, wanted, rtol=1e-4, atol=1e-3 * surrogate.dataset.threshold)
