@@ -17,6 +17,7 @@ CASES = [
     (name, dataset)
     for name, family in MODELS.items()
     for dataset in family.datasets
+    if "cuda" in family.runs_on
     if shipped_weights(name, dataset, "embedded") or dataset == family.datasets[0]
 ]
 

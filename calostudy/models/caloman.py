@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from calostudy import preprocessing as pre
 from calostudy.models.caloinn import Logit
 from calostudy.models.calovae_decoders import EMPTY, Hits, ring_moments
-from calostudy.models.surrogate import Surrogate, TrainingRecipe
+from calostudy.models.surrogate import ON_CPU, Surrogate, TrainingRecipe
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.spline import SplineSettings
 from calostudy.networks.vae import divergence, draw
@@ -193,6 +193,7 @@ class CaloMan(Surrogate):
     """CaloMan on dataset 1 of the CaloChallenge."""
 
     name: ClassVar[str] = "caloman"
+    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = ON_CPU
     datasets: ClassVar[tuple[str, ...]] = tuple(RESPONSE)
 
     @property

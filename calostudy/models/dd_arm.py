@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from calostudy.calorimeter import Calorimeter
 from calostudy.devices import table
 from calostudy.errors import UsageError
-from calostudy.models.surrogate import Surrogate, TrainingRecipe
+from calostudy.models.surrogate import ON_CPU, Surrogate, TrainingRecipe
 from calostudy.networks.autoregressive import (
     MOMENTS,
     MaskedCells,
@@ -128,6 +128,7 @@ class DDARM(Surrogate):
     """The geometry-aware autoregressive model."""
 
     name: ClassVar[str] = "dd-arm"
+    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = ON_CPU
     datasets: ClassVar[tuple[str, ...]] = ("segmentations",)
     aware: ClassVar[bool] = True  # whether the networks are told the sizes of the cells
 

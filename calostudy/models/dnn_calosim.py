@@ -34,7 +34,7 @@ from torch.special import ndtri
 
 from calostudy import preprocessing as pre
 from calostudy.models.calovae_decoders import EMPTY, Hits
-from calostudy.models.surrogate import Surrogate, TrainingRecipe
+from calostudy.models.surrogate import ON_CPU, Surrogate, TrainingRecipe
 from calostudy.networks.vae import divergence, draw, perceptron
 from calostudy.samplers.compiled import checked_precision
 from calostudy.samplers.noise import normal, uniform
@@ -223,6 +223,7 @@ class DNNCaloSim(Surrogate):
     """DNN CaloSim on dataset 1 of the CaloChallenge; published for its pions."""
 
     name: ClassVar[str] = "dnn-calosim"
+    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = ON_CPU
     datasets: ClassVar[tuple[str, ...]] = tuple(RESPONSE)
 
     @property

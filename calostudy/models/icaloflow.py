@@ -31,7 +31,7 @@ from torch import Tensor
 from calostudy import preprocessing as pre
 from calostudy.devices import table_property
 from calostudy.models.caloflow import SAMPLERS, Inverse
-from calostudy.models.surrogate import Surrogate, TrainingRecipe
+from calostudy.models.surrogate import ON_CPU, Surrogate, TrainingRecipe
 from calostudy.networks.flows import begin_at_identity, log_prob, maf_flow
 from calostudy.samplers.noise import normal, uniform
 from calostudy.showers import Showers
@@ -453,6 +453,7 @@ class ICaloFlowTeacher(ICaloFlow):
     """iCaloFlow's teacher on CaloChallenge dataset 2 or 3."""
 
     name: ClassVar[str] = "icaloflow-teacher"
+    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = ON_CPU
 
     def cell_flow(self, *sizes: int, **options) -> Flow:
         return maf_flow(*sizes, **options)

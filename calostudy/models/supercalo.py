@@ -36,7 +36,7 @@ from calostudy.models.icaloflow import (
     Logarithms,
     Structure,
 )
-from calostudy.models.surrogate import TrainingRecipe
+from calostudy.models.surrogate import ON_CPU, TrainingRecipe
 from calostudy.networks.flows import begin_at_identity, maf_flow
 from calostudy.samplers.noise import normal, uniform
 
@@ -142,6 +142,7 @@ class SuperCalo(ICaloFlowTeacher):
     """SuperCalo on dataset 2 of the CaloChallenge; its flow-1 is iCaloFlow's."""
 
     name: ClassVar[str] = "supercalo"
+    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = ON_CPU
     datasets: ClassVar[tuple[str, ...]] = ("ds2",)
 
     @property

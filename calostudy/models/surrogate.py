@@ -52,6 +52,10 @@ class TrainingRecipe:
     average: float | None = None
 
 
+ON_CPU: dict[str, tuple[str, ...]] = {"cpu": ("fp32", "fp64")}
+"""`Surrogate.runs_on` of samplers that were not seen to make the same showers on a GPU."""
+
+
 class Surrogate(ABC):
     """A generative surrogate of one dataset, in one size.
 
@@ -67,7 +71,7 @@ class Surrogate(ABC):
     sizes: ClassVar[tuple[str, ...]] = ("paper", "embedded")
     teacher_name: ClassVar[str | None] = None  # of a student: the model that it learns from
     runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "cpu": ("fp32", "fp64"),
+        **ON_CPU,
         "cuda": ("fp32", "fp64", "tf32"),
     }  # precisions of the sampler by device
 
