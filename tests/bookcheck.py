@@ -1,9 +1,10 @@
 """What a reader of a built book would stumble over.
 
 `python tests/bookcheck.py _build/html [--screenshots DIR]` checks the files (links, anchors,
-images, resources of other hosts) and then opens every page in headless Chromium: console errors,
-failed and external requests, images that are not drawn, formulas that are not set, pages wider
-than a small screen. It prints one line per problem; the exit status is 1 if there is any.
+images, downloads, the boxes that say how to re-run a page, resources of other hosts) and then opens
+every page in headless Chromium: console errors, failed and external requests, images that are not
+drawn, formulas that are not set, showers that do not turn, pages wider than a small screen. It
+prints one line per problem; the exit status is 1 if there is any.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import functools
 import http.server
 import itertools
+import json
 import shutil
 import sys
 import threading
@@ -37,6 +39,9 @@ SCREENS = {"desk": {"width": 1280, "height": 900}, "telephone": {"width": 390, "
 # Attributes that make a browser load something, as opposed to links that a reader follows.
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 NOT_LOADED = {"canonical", "index", "search", "next", "prev", "author", "copyright"}
+
+# Links to files of these kinds are downloads.
+DOWNLOADED = {".ipynb", ".md", ".csv", ".json", ".h5", ".zip", ".pdf"}
 
 Problems = list[tuple[str, str]]
 
@@ -94,6 +99,39 @@ def external_resources(root: Path) -> Problems:
     return problems
 
 
+def broken_downloads(root: Path) -> Problems:
+    """Downloads that a reader could not use: empty files, notebooks without a cell."""
+    problems = []
+    for name, page in pages(root).items():
+        for url in sorted({unquote(urlsplit(tag["href"]).path) for tag in page.select("a[href]")}):
+            target = (root / name).parent / url
+            if not url or Path(url).suffix not in DOWNLOADED or not target.is_file():
+                continue  # one that is missing is a broken link
+            try:
+                whole = target.suffix != ".ipynb" or json.loads(target.read_text())["cells"]
+            except (ValueError, KeyError):
+                whole = False
+            if not whole or not target.stat().st_size:
+                problems.append((name, f"broken download: {url}"))
+    return problems
+
+
+def lacking_rerun(root: Path) -> Problems:
+    """Executed pages that do not say how to run them again, in a terminal, Binder and Colab."""
+    problems = []
+    for name, page in pages(root).items():
+        if not name.startswith("book/runs/"):
+            continue
+        box = page.select_one("#re-run-this-page")
+        if box is None or not box.select_one("pre").text.startswith("papermill notebooks/"):
+            problems.append((name, "no command to re-run it"))
+            continue
+        hosts = [urlsplit(tag["href"]).netloc for tag in box.select("a.study-button")]
+        if hosts != ["mybinder.org", "colab.research.google.com"]:
+            problems.append((name, f"buttons to re-run it: {hosts}"))
+    return problems
+
+
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments) -> None:
         """Say nothing."""
@@ -148,6 +186,27 @@ def _seen(page) -> list[str]:
     )
 
 
+def _turned(page) -> list[str]:
+    """What is wrong with the showers in space of a page: not drawn, or deaf to the keyboard."""
+    showers = page.query_selector_all(".study-shower")
+    if not showers:
+        return []
+    try:
+        page.wait_for_function(
+            "n => document.querySelectorAll('.study-shower-plot canvas').length >= n",
+            arg=len(showers),
+            timeout=30_000,
+        )
+    except Exception:
+        return ["showers in space: not drawn"]
+    eye = "document.querySelector('.study-shower-plot').layout.scene.camera.eye.x"
+    before = page.evaluate(eye)
+    page.focus(".study-shower-plot")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(500)
+    return [] if page.evaluate(eye) != before else ["showers in space: arrow keys do not turn them"]
+
+
 def look(root: Path, screenshots: Path | None = None) -> Problems:
     """Open every page in headless Chromium; pictures of both screen sizes go to ``screenshots``."""
     from playwright.sync_api import sync_playwright
@@ -167,7 +226,7 @@ def look(root: Path, screenshots: Path | None = None) -> Problems:
             page.goto(base + name, wait_until="load", timeout=120_000)
             # Formulas are set after the page has loaded.
             page.wait_for_timeout(300)
-            said += _seen(page)
+            said += _seen(page) + _turned(page)
             width = page.evaluate("document.documentElement.scrollWidth")
             if width > size["width"]:
                 said.append(f"{width} px wide on a screen of {size['width']} px")
@@ -188,7 +247,8 @@ def main() -> int:
     if not (arguments.html / "index.html").exists():
         parser.error(f"{arguments.html} holds no built book")
     root = arguments.html
-    problems = broken_links(root) + external_resources(root) + look(root, arguments.screenshots)
+    problems = broken_links(root) + broken_downloads(root) + lacking_rerun(root)
+    problems += external_resources(root) + look(root, arguments.screenshots)
     for name, text in problems:
         print(f"{name}: {text}")
     print(f"{len(pages(root))} pages, {len(problems)} problems")

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bookcheck import broken_links, external_resources, pages
+from bookcheck import (
+    broken_downloads,
+    broken_links,
+    external_resources,
+    lacking_rerun,
+    pages,
+)
 
 TINY = {
     "dataset": [{"dataset": "calogan-eplus", "n": 200}],
@@ -83,6 +89,21 @@ def test_pages_of_the_grid_are_in_the_table_of_contents(study, html):
 
 def test_links_anchors_and_images_are_whole(html):
     assert broken_links(html) == []
+
+
+def test_downloads_are_whole_and_executed_pages_say_how_to_run_them_again(html):
+    assert broken_downloads(html) == []
+    assert lacking_rerun(html) == []
+
+
+def test_a_download_or_a_box_that_is_broken_is_found(html, tmp_path):
+    copy = tmp_path / "html"
+    shutil.copytree(html, copy)
+    next(copy.rglob("_sources/book/runs/dataset-*.ipynb")).write_text("{}")
+    page = next(copy.rglob("book/runs/dataset-*.html"))
+    page.write_text(page.read_text().replace("https://mybinder.org", "https://other.org"))
+    assert [text for _, text in broken_downloads(copy) if "dataset-" in text]
+    assert [name for name, _ in lacking_rerun(copy)] == [page.relative_to(copy).as_posix()]
 
 
 def test_the_book_needs_no_network(html):
