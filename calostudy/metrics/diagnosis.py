@@ -46,7 +46,8 @@ from calostudy.metrics.sample import check
 from calostudy.showers import Showers
 
 QUICK_SHOWERS = 2000  # of each sample
-QUICK_NODES = 256
+QUICK_NODES = 128
+QUICK_REPEATS = 2
 LARGEST = 10.0  # standard deviations that the classifier is shown: a rare cell has many
 STEPS = 16  # of the integral along the line
 DISTINCT = 2.0  # standard deviations of the AUC from 0.5, below which nothing is seen
@@ -223,4 +224,5 @@ def diagnose_quickly(
     options: of `diagnose`. Raises as `diagnose` does.
     """
     n = min(len(generated), len(reference), QUICK_SHOWERS)
-    return diagnose(generated[:n], reference[:n], entry, **{"hidden": QUICK_NODES} | options)
+    quick = {"hidden": QUICK_NODES, "repeats": QUICK_REPEATS}
+    return diagnose(generated[:n], reference[:n], entry, **quick | options)
