@@ -156,6 +156,12 @@ def test_papermill_alone_runs_a_notebook_from_the_top_folder(tmp_path, checkout,
     assert (tmp_path / "results" / "dataset-calogan-eplus.json").exists()
 
 
+def test_showers_without_recorded_times_have_no_cost(tmp_path, monkeypatch):
+    assert WALKS["dataset"](dataset="ds2").geant4_cost() is not None
+    monkeypatch.setenv("CALOSTUDY_DATA", str(tmp_path))
+    assert WALKS["dataset"](dataset="ds2").geant4_cost() is None
+
+
 def test_a_failing_notebook_leaves_no_page_but_what_it_reached(tmp_path, checkout, monkeypatch):
     monkeypatch.chdir(checkout)
     monkeypatch.setenv("CALOSTUDY_DATA", str(tmp_path / "nothing"))
