@@ -24,10 +24,9 @@ from calostudy.energies import GEV
 from calostudy.errors import CaloStudyError, DataError
 from calostudy.files import atomic_path
 from calostudy.geant4 import SETUPS, sidecar_path, simulate
-from calostudy.hardware import describe_machine
 from calostudy.measured import read_lines
 from calostudy.paths import data_dir
-from calostudy.provenance import code_version
+from calostudy.provenance import code_version, processor
 from calostudy.showers import read_energies
 from calostudy.timing import Geant4Time, geant4_time
 
@@ -95,7 +94,7 @@ def measure(dataset: str, showers: int, seed: int) -> list[dict]:
             "energy_gev": energy / GEV,
             "cpu_ms": 1e3 * second,
             "seed": seed,
-            "machine": describe_machine()["cpu"],
+            "machine": processor(),
             "date": datetime.now(UTC).date().isoformat(),
             "made_by": f"code {code_version()}",
         }
@@ -113,7 +112,7 @@ def complete(out: str | Path, datasets: Sequence[str], showers: int, seed: int) 
     out = Path(out)
     for dataset in datasets:
         table = read(out)
-        here = table["machine"] == describe_machine()["cpu"]
+        here = table["machine"] == processor()
         if (here & (table["dataset"] == dataset)).any():
             continue
         table = pd.concat([table, pd.DataFrame(measure(dataset, showers, seed))])

@@ -94,10 +94,15 @@ class Cell:
 
     @property
     def uncertainty(self) -> float:
-        """Half the range, in ms; not a number without a time."""
-        if self.value is None or self.low is None or self.high is None:
+        """Half the range, in ms; not a number without a time or after a single round."""
+        if self.value is None or self.low is None or self.high is None or self.rounds < 2:
             return float("nan")
         return 0.5 * (self.high - self.low)
+
+
+def half_range(table: pd.DataFrame) -> pd.Series:
+    """Half the 16-84 % range of each line, in ms; not a number after a single round."""
+    return (0.5 * (table["high"] - table["low"])).where(table["rounds"] > 1)
 
 
 def cells(table: pd.DataFrame) -> list[Cell]:
@@ -152,13 +157,13 @@ def _about(machine: str) -> dict:
 
 
 def machine_cpu(machine: str) -> str:
-    """The processor of a machine, from ``data/measured/machines/KEY.json``; else the key."""
-    return str(_about(machine).get("cpu", machine))
+    """The processor of a machine and its cores, from ``data/measured/machines/KEY.json``, as
+    `calostudy.provenance.processor` names them; else the key."""
+    about = _about(machine)
+    return f"{about['cpu']}, {about['cores']} cores" if about else machine
 
 
 def machine_title(machine: str) -> str:
     """A machine by its processor, cores and GPU, from the same file; else its key."""
-    about = _about(machine)
-    gpus = [gpu["name"] if isinstance(gpu, dict) else str(gpu) for gpu in about.get("gpus") or []]
-    cores = f", {about['cores']} cores" if about.get("cores") else ""
-    return ", ".join([f"{machine_cpu(machine)}{cores}", *gpus])
+    gpus = _about(machine).get("gpus") or []
+    return ", ".join([machine_cpu(machine), *(gpu["name"] for gpu in gpus)])

@@ -23,13 +23,13 @@ from calostudy.errors import CaloStudyError, DataError
 from calostudy.evaluations import GEANT4, Judge
 from calostudy.files import atomic_path
 from calostudy.generation import draw_energies, generate_showers
-from calostudy.hardware import describe_machine, target
+from calostudy.hardware import target
 from calostudy.measured import read_lines
 from calostudy.metrics import Sample
 from calostudy.models import MODELS, shipped_weights
 from calostudy.models import load as load_surrogate
 from calostudy.models.surrogate import Surrogate, read_card
-from calostudy.provenance import code_version
+from calostudy.provenance import code_version, processor
 from calostudy.timing import time_surrogate
 
 TARGET = "cpu-1/fp32"  # on one thread the same seed gives the same numbers
@@ -127,7 +127,7 @@ def complete(
             **case,
             "size": SIZE if surrogate else "",
             "target": TARGET if surrogate else "",
-            "machine": describe_machine()["cpu"],
+            "machine": processor(),
             "date": datetime.now(UTC).date().isoformat(),
             "made_by": f"code {code_version()}",
         }

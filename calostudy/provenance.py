@@ -43,6 +43,12 @@ def source_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def processor() -> str:
+    """The processor of this machine and how many cores this process may use."""
+    about = describe_machine()
+    return f"{about['cpu']}, {about['cores']} cores"
+
+
 def provenance() -> dict[str, Any]:
     """Code version, machine with its library versions, and the time (UTC), ready for JSON."""
     return {

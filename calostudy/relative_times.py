@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from calostudy.grid_times import GPU, ONE_THREAD
+from calostudy.grid_times import GPU, ONE_THREAD, half_range
 from calostudy.tables import published, study_name
 
 REFERENCES = {
@@ -95,7 +95,7 @@ def _here(grid: pd.DataFrame, device: str) -> pd.DataFrame:
     own = own.drop_duplicates(["model", "dataset", "batch"], keep="last")
     dataset = own["dataset"].str.replace(r"^calogan-.*", "calogan", regex=True)
     own = own.assign(dataset=dataset, device=device, source=HERE)
-    own = own.assign(uncertainty=0.5 * (own["high"] - own["low"]))
+    own = own.assign(uncertainty=half_range(own))
     return own.drop_duplicates(["model", "dataset", "batch"], keep="first")
 
 

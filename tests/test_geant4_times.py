@@ -16,7 +16,7 @@ def simulated(monkeypatch):
 
     def measure(dataset, showers, seed):
         noted.append(dataset)
-        machine = geant4_times.describe_machine()["cpu"]
+        machine = geant4_times.processor()
         return [
             {
                 **dict.fromkeys(FIELDS, ""),

@@ -121,7 +121,7 @@ def test_break_even_is_told_for_every_model_and_data_set(walk):
 def test_a_ratio_of_two_machines_is_called_so(walk):
     assert "the same machine" in walk.machine_note(ONE_THREAD, "embedded")
     walk.geant4["ds2"] = (geant4(), "another, day")
-    assert "*another machine* (another; x; these times: x)" in walk.machine_note(
+    assert "*another machine* (another; x; these times: x, 2026-01-01)" in walk.machine_note(
         ONE_THREAD, "embedded"
     )
 
@@ -148,9 +148,9 @@ def test_the_grid_comes_before_the_leaderboards_and_has_more_kinds_of_target(tmp
     )
 
 
-def test_times_of_the_leaderboards_stand_in_for_a_grid_that_is_not_there(monkeypatch):
+def test_times_of_the_leaderboards_stand_in_for_a_grid_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(GrowthWalk, "grid", read_times(tmp_path / "none.csv"))
     walk = GrowthWalk()
-    monkeypatch.setattr(GrowthWalk, "grid", walk.grid.iloc[:0])
     assert set(walk.times["size"]) == {"embedded"}
     assert walk.times["trained"].all()
     assert (walk.times["value"] > 0).all()

@@ -123,7 +123,13 @@ def test_times_of_the_grid_count_where_they_are_of_the_scored_weights(walk, monk
     line = {
         **dict.fromkeys(grid_times.FIELDS),
         **{"machine": "m", "date": "2026-02-02", "dataset": "ds1-photons", "size": "embedded"},
-        **{"trained": True, "figure": "throughput", "batch": 100, "target": "cpu-1/fp32"},
+        **{
+            "trained": True,
+            "figure": "throughput",
+            "batch": 100,
+            "target": "cpu-1/fp32",
+            "rounds": 5,
+        },
         **{"value": 5.0, "low": 4.0, "high": 6.0, "weights_sha256": "abcdef", "model": "caloinn"},
     }
     other = {**line, "weights_sha256": "fff", "model": "calovae-inn"}

@@ -154,6 +154,14 @@ def test_every_cell_of_table_2_has_a_time_or_a_reason(tmp_path, monkeypatch):
     assert "36 are filled there and 3 here, 1 of them by a stand-in" in walk.filled()
 
 
+def test_a_time_of_one_round_says_so_and_has_no_uncertainty(tmp_path, monkeypatch):
+    grid = grid_of(tmp_path, line("caloinn", "ds2", value=1234.5, rounds=1))
+    walk, notes = walk_with(grid, monkeypatch), Notes()
+    assert walk.cell_text("caloinn", "ds2", 1, ONE_THREAD, notes) == "1,230 (1 round)"
+    assert np.isnan(look_up(grid, "caloinn", "ds2", "paper", ONE_THREAD, 1).uncertainty)
+    assert all_times(grid).query("source == @HERE")["uncertainty"].isna().all()
+
+
 def test_all_threads_have_a_table_only_where_they_were_measured(tmp_path, monkeypatch):
     walk = walk_with(grid_of(tmp_path, line("caloinn", "ds2")), monkeypatch)
     assert walk.benchmark_kinds == [ONE_THREAD, GPU]

@@ -12,7 +12,15 @@ from pydantic import field_validator
 
 from calostudy import geant4_times, leaderboard
 from calostudy.datasets import DATASETS
-from calostudy.grid_times import KINDS, ONE_THREAD, machine_cpu, machine_title, read_times
+from calostudy.grid_times import (
+    GPU,
+    KINDS,
+    ONE_THREAD,
+    half_range,
+    machine_cpu,
+    machine_title,
+    read_times,
+)
 from calostudy.growth import (
     PowerLaw,
     break_even_batch,
@@ -76,7 +84,7 @@ class GrowthWalk(Walk):
             & self.grid["value"].notna()
         ].sort_values(["figure", "date"], kind="stable")
         first = grid.assign(
-            error=0.5 * (grid["high"] - grid["low"]),
+            error=half_range(grid),
             trained=grid["is_trained"],
             machine=grid["machine"].map(machine_cpu),
             where=grid["machine"].map(machine_title) + ", " + grid["date"],
@@ -192,12 +200,13 @@ class GrowthWalk(Walk):
         """Whether Geant4 was measured on the machine of these times, in Markdown."""
         own = set(self.of(kind, size)["machine"])
         theirs = {where.rpartition(", ")[0] for _, where in self.geant4.values()}
-        if own == theirs:
+        if own == theirs and kind != GPU:
             return f"**{kind}, {size} size**: Geant4 was measured on the same machine."
         return (
             f"**{kind}, {size} size**: Geant4 was measured on *another machine* "
-            f"({'; '.join(sorted(theirs))}; these times: {'; '.join(sorted(own))}), so that these "
-            f"ratios also compare two machines."
+            f"({'; '.join(sorted(theirs))}; these times: "
+            f"{'; '.join(sorted(self.of(kind, size)['where'].unique()))}), so that these ratios "
+            f"also compare two machines."
         )
 
     def break_even_rows(self, kind: str, size: str) -> list[dict[str, str]]:

@@ -340,8 +340,9 @@ class TablesWalk(Walk):
 
 def _text(cell: Cell) -> str:
     trained = " (trained)" if cell.trained else ""
-    if cell.low is None or cell.high is None:
-        return f"{cell.value:,.3g}{trained}"
+    if cell.low is None or cell.high is None or cell.rounds < 2:
+        rounds = f" ({cell.rounds} round)" if cell.rounds == 1 else ""
+        return f"{float(f'{cell.value:.3g}'):,g}{rounds}{trained}"
     return between(cell.value, cell.low, cell.high) + trained
 
 
