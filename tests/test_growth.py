@@ -94,11 +94,11 @@ def walk(monkeypatch):
 
 def test_slopes_here_stand_beside_published_ones(walk):
     rows = {row["model"]: row for row in walk.slope_rows()}
-    assert rows["quick"]["this study, embedded size"].startswith("1.0")
-    assert rows["calodiffusion"]["this study, embedded size"] == "-"
+    assert rows["quick"]["CPU, one thread, embedded size"].startswith("1.0")
+    assert rows["calodiffusion"]["CPU, one thread, embedded size"] == "-"
     assert rows["calodiffusion"]["CaloChallenge, published"].endswith("(4 calorimeters)")
     panels = walk.panels()
-    assert list(panels) == ["this study, embedded size", "CaloChallenge, published"]
+    assert list(panels) == ["CPU, one thread, embedded size", "CaloChallenge, published"]
     laws = {title: walk.laws(table) for title, table in panels.items()}
     figure = plots.time_against_cells(panels, laws, 100)
     assert len(figure.axes) == 2

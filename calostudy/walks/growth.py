@@ -126,9 +126,10 @@ class GrowthWalk(Walk):
 
     # ---- cells ----------------------------------------------------------------------------------
 
-    def by_cells(self, size: str) -> pd.DataFrame:
-        """Times of a size at this page's batch size, one for each model and calorimeter."""
-        own = self.of(ONE_THREAD, size)
+    def by_cells(self, kind: str, size: str) -> pd.DataFrame:
+        """Times of a kind of target and a size at this page's batch size, one for each model and
+        calorimeter."""
+        own = self.of(kind, size)
         own = own[own["batch"] == self.batch]
         return without_twins(own.sort_values(["model", "cells"], kind="stable"))
 
@@ -144,8 +145,9 @@ class GrowthWalk(Walk):
         return table.sort_values(["model", "cells"], kind="stable").reset_index(drop=True)
 
     def panels(self) -> Mapping[str, pd.DataFrame]:
-        """Title -> times, for each size that has models on two calorimeters, and as published."""
-        found = {f"this study, {size} size": self.by_cells(size) for size in SIZES}
+        """Title -> times, for each kind of target and size that has models on two calorimeters, and
+        as published."""
+        found = {f"{kind}, {size} size": self.by_cells(kind, size) for kind, size in self.cases}
         found["CaloChallenge, published"] = self.challenge_by_cells()
         return {title: table for title, table in found.items() if self.laws(table)}
 
@@ -280,6 +282,8 @@ def _trained_text(trained: pd.Series) -> str:
 
 
 def _law_text(law: PowerLaw) -> str:
+    if not law.error:  # of two times that were measured once
+        return f"{law.slope:.2f}, uncertainty unknown ({law.points} calorimeters)"
     return f"{plus_minus(law.slope, law.error)} ({law.points} calorimeters)"
 
 
