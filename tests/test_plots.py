@@ -87,10 +87,10 @@ def test_pions_have_no_electromagnetic_shower_maximum():
     assert plots.shower_maximum({"twin": toy_showers("calogan-piplus", 40, 1)}, "pi+") is None
 
 
-def test_at_most_twelve_layers_of_a_deep_calorimeter_are_shown():
+def test_at_most_eight_layers_of_a_deep_calorimeter_are_shown():
     drawn = plots.layer_energies({"twin": toy_showers("ds2", 30, 1)})
     titles = [axis.get_xlabel() for axis in drawn.axes]
-    assert len(titles) == len(set(titles)) == 12
+    assert len(titles) == len(set(titles)) == 8
 
 
 def test_each_discrete_energy_has_a_panel():

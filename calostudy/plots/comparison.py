@@ -100,7 +100,7 @@ def ratio_grid(
     return figure
 
 
-def layer_energies(samples: Mapping[str, Showers], bins: int = 40, most: int = 12) -> Figure:
+def layer_energies(samples: Mapping[str, Showers], bins: int = 40, most: int = 8) -> Figure:
     """Energy per layer (all, or ``most`` of a deep calorimeter), logarithmic bins in MeV."""
     calorimeter = next(iter(samples.values())).calorimeter
     energies = {name: showers.layer_energies() for name, showers in samples.items()}

@@ -218,7 +218,7 @@ SHAPES: dict[str, str] = {"mean": "mean", "width": "width", "distance": "distanc
 AXES = {"eta": "$\\eta$", "phi": "$\\varphi$"}
 
 
-def shape_grid(samples: Samples, kind: str = "width", most: int = 6) -> Figure:
+def shape_grid(samples: Samples, kind: str = "width", most: int = 4) -> Figure:
     """Histograms of a kind of `SHAPES` for all layers, or ``most`` of a deep calorimeter.
 
     A distance is the difference between the means of neighbouring layers.
