@@ -267,6 +267,31 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 @app.command()
+def export(
+    model: ModelArgument,
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")],
+    format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    size: Size = "embedded",
+    weights: Annotated[Path | None, typer.Option(metavar="DIR", help="Trained weights.")] = None,
+    untrained: Annotated[bool, typer.Option(help="Random weights, for timing only.")] = False,
+) -> None:
+    """Write a surrogate as a file that runs without this package: ONNX.
+
+    Noise and incident energies go in, energies of cells come out; the file says of itself what is
+    what. `calostudy.export.Exported` runs it.
+
+    Example: `calostudy export caloscore-single-shot ds1-photons --format onnx --out shower.onnx`
+    """
+    from calostudy.export import export as write
+
+    if format != "onnx":
+        raise UsageError(f"no format {format!r}; there is onnx")
+    surrogate = _surrogate(model, dataset, size, weights, untrained)
+    err.print(f"the surrogate in {write(surrogate, out)}")
+
+
+@app.command()
 def train(
     model: ModelArgument,
     dataset: DatasetArgument,

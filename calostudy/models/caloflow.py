@@ -39,7 +39,7 @@ from calostudy.showers import Showers
 
 LAYERS, VOXELS = "flow-I", "flow-II"
 _MOMENTS = ("mean", "deviation")
-_LARGEST = f"{VOXELS}.largest"
+LARGEST = f"{VOXELS}.largest"
 
 
 SMALLEST_CELL = 0.01
@@ -172,7 +172,7 @@ class CaloFlow(Surrogate):
             for network, n in features.items()
             for key, value in zip(_MOMENTS, (0.0, 1.0), strict=True)
         }
-        return constants | {_LARGEST: torch.ones(calorimeter.cells, dtype=torch.float32)}
+        return constants | {LARGEST: torch.ones(calorimeter.cells, dtype=torch.float32)}
 
     def fit_constants(self, showers: Showers) -> None:
         if not self.embedded:
@@ -183,7 +183,7 @@ class CaloFlow(Surrogate):
             self.constants[f"{network}.mean"] = values.mean(dim=0).float()
             # A voxel that is empty in every shower has no spread to divide by.
             self.constants[f"{network}.deviation"] = values.std(dim=0).clamp_min(1e-3).float()
-        self.constants[_LARGEST] = self._largest_fractions(showers)
+        self.constants[LARGEST] = self._largest_fractions(showers)
 
     def _largest_fractions(self, showers: Showers) -> Tensor:
         """The largest fraction (V,) of a layer's energy that each voxel has in any of the showers,
@@ -256,7 +256,7 @@ class CaloFlow(Surrogate):
         condition = self._voxel_condition(incident, energies)
         voxels = self._fractions(VOXELS, noise[:, layers:], condition, sampler, precision)
         if self.embedded:
-            voxels = torch.minimum(voxels, self.constants[_LARGEST].double())
+            voxels = torch.minimum(voxels, self.constants[LARGEST].double())
         cells = pre.to_mev(pre.scale_layers(voxels, energies, calorimeter.slices))
         overflow = np.zeros((len(energy), layers)) if calorimeter.name == "calogan" else None
         showers = Showers(calorimeter, energy, cells.numpy(force=True).astype(np.float32), overflow)

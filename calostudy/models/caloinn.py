@@ -208,20 +208,25 @@ class CaloINN(Surrogate):
         """
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
         noise = normal(seed, first, len(energy), self.networks[FLOW].features)
-        condition = self._condition(torch.as_tensor(energy)).numpy(force=True)
+        condition = self.condition(torch.as_tensor(energy)).numpy(force=True)
         values = self.inverse_of(FLOW, SAMPLERS, sampler, precision)(noise, condition)
         return self._to_showers(torch.as_tensor(values), energy)
 
     def _to_showers(self, values: Tensor, energy: np.ndarray) -> Showers:
         """The showers of the numbers (N, D) that the flow describes: the inverse of `_to_flow`."""
+        cells = self.to_cells(values, torch.as_tensor(energy)).numpy(force=True)
+        showers = Showers(self.dataset.calorimeter, energy, cells.astype(np.float32))
+        return showers.above_threshold(self.dataset.threshold)
+
+    def to_cells(self, values: Tensor, incident: Tensor) -> Tensor:
+        """Cells (N, V) in MeV, float64, of what the flow describes, (N, D), at incident energies
+        (N,) in MeV."""
         calorimeter = self.dataset.calorimeter
         fractions = self._map.inverse(values.double())
         voxels, u = fractions.split([calorimeter.cells, len(calorimeter.layers)], dim=1)
         u = torch.cat([u[:, :1] / self._scale, u[:, 1:]], dim=1)
-        energies = pre.energies_from_fractions(u, torch.as_tensor(energy), self._response)
-        cells = pre.scale_layers(voxels, energies, calorimeter.slices)
-        showers = Showers(calorimeter, energy, cells.numpy(force=True).astype(np.float32))
-        return showers.above_threshold(self.dataset.threshold)
+        energies = pre.energies_from_fractions(u, incident, self._response)
+        return pre.scale_layers(voxels, energies, calorimeter.slices)
 
     @property
     def _scale(self) -> float:
@@ -238,9 +243,10 @@ class CaloINN(Surrogate):
         u = torch.cat([u[:, :1] * self._scale, u[:, 1:]], dim=1)
         fractions = torch.cat([pre.normalise_layers(cells, slices), u], dim=1)
         uniform = torch.rand(fractions.shape, generator=generator, dtype=fractions.dtype)
-        return self._map.forward(fractions, uniform), self._condition(batch["incident"])
+        return self._map.forward(fractions, uniform), self.condition(batch["incident"])
 
-    def _condition(self, incident: Tensor) -> Tensor:
+    def condition(self, incident: Tensor) -> Tensor:
+        """What the flow is told of incident energies (N,) in MeV: (N, 1)."""
         return (incident / GEV).log2()[:, None]
 
 

@@ -79,7 +79,9 @@ class Attention(nn.Module):
             seen = F.layer_norm(x.transpose(1, 2), x.shape[1:2], eps=1e-6)
         else:
             seen = F.group_norm(x, 4, eps=1e-3).flatten(2).transpose(1, 2)
-        found = F.scaled_dot_product_attention(self.query(seen), self.key(seen), self.value(seen))
+        # With an axis for the one head, as ONNX wants it.
+        asked = (part(seen)[:, None] for part in (self.query, self.key, self.value))
+        found = F.scaled_dot_product_attention(*asked)[:, 0]
         return x + self.out(found).transpose(1, 2).reshape(x.shape)
 
 
@@ -163,7 +165,7 @@ class ScoreUNet(nn.Module):
 
     def enter(self, cells: Tensor) -> Tensor:
         """Cells (B, V) as the channels (B, stem, ...) of the finest level."""
-        x = self.stem(F.pad(cells, (0, 1))[:, self.cell].view(len(cells), 1, *self.grid))
+        x = self.stem(F.pad(cells, (0, 1))[:, self.cell].view(cells.shape[0], 1, *self.grid))
         return x if self.place is None else x + self.place
 
     def leave(self, x: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class _InverseFunction(torch.autograd.Function):
         return torch.from_numpy(g_y), torch.from_numpy(g_raw), None
 
 
-def _with_torch(inputs, parameters, settings):
+def inverse_by_torch(inputs, parameters, settings):
     """The same function in plain torch, for devices that numba cannot reach."""
     bound = settings.tail_bound
     inside = inputs.abs() <= bound
@@ -159,7 +159,7 @@ def inverse_rational_quadratic_spline(inputs, parameters, settings):
     float32 and float64; on a CPU by the kernels above, elsewhere by torch.
     """
     if inputs.device.type != "cpu":
-        return _with_torch(inputs, parameters, settings)
+        return inverse_by_torch(inputs, parameters, settings)
     samples = inputs.shape[1]
     missing = -samples % lanes_of(np.dtype(str(inputs.dtype).removeprefix("torch.")))
     if missing:

@@ -11,14 +11,14 @@ ActNorms, activations and splines stay in the flow's precision.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from nflows.transforms.splines.rational_quadratic import unconstrained_rational_quadratic_spline
 from numba import njit, types
 from numba.extending import intrinsic
-from torch import Tensor
+from torch import Tensor, nn
 
 from calostudy.errors import UsageError
 from calostudy.networks import cubic_spline, cubic_vectors, simd, spline_vectors
@@ -48,19 +48,30 @@ def eager(flow: CouplingFlow, precision: str) -> Inverse:
 
     @torch.no_grad()
     def inverse(noise, context):
-        columns, context = (torch.as_tensor(a).to(dtype).t().contiguous() for a in (noise, context))
-        for block in reversed(blocks):
-            columns = _inverted(block, columns, context)
-        return columns.t().numpy(force=True)
+        noise, context = (torch.as_tensor(array).to(dtype) for array in (noise, context))
+        return inverted(blocks, noise, context).numpy(force=True)
 
     return inverse
 
 
-def _inverted(block: CouplingBlock, columns: Tensor, context: Tensor) -> Tensor:
+def inverted(
+    blocks: nn.ModuleList, noise: Tensor, context: Tensor, splines: Mapping | None = None
+) -> Tensor:
+    """noise (N, D) and context (N, C) to samples (N, D) of the blocks of a coupling flow.
+
+    splines: other ways to invert splines, by the type of their settings.
+    """
+    columns, context = noise.t().contiguous(), context.t().contiguous()
+    for block in reversed(blocks):
+        columns = _inverted(block, columns, context, splines or _INVERSE_SPLINES)
+    return columns.t()
+
+
+def _inverted(block: CouplingBlock, columns: Tensor, context: Tensor, splines: Mapping) -> Tensor:
     columns = columns[torch.argsort(block.permutation)]
     passive, active = columns.split([block.passive, block.active])
     raw = block.parameters_of_splines(passive, context)
-    bent = _INVERSE_SPLINES[type(block.spline)](active, raw, block.spline)
+    bent = splines[type(block.spline)](active, raw, block.spline)
     if block.by_shower:
         bent = torch.where(block.within_bound(active), bent, active)
     columns = torch.cat([passive, bent])

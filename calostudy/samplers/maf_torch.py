@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calostudy.networks.flows import autoregressive_steps
-from calostudy.networks.spline_inverse import inverse_rational_quadratic_spline
+from calostudy.networks.spline_inverse import inverse_by_torch
 from calostudy.samplers.graphs import Graphed
 from calostudy.samplers.maf import (
     SortedMade,
@@ -46,10 +46,14 @@ class TriangularSampler:
     def inverse(self, noise: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """noise (N, features), context (N, context) -> samples (N, features), of the dtype."""
         noise, context = checked_inputs(noise, context, self.features, self.context, self.dtype)
-        values, given = torch.as_tensor(noise).t(), torch.as_tensor(context).t().contiguous()
+        return self.of_tensors(*map(torch.as_tensor, (noise, context))).numpy(force=True)
+
+    def of_tensors(self, noise: Tensor, context: Tensor) -> Tensor:
+        """The same with tensors."""
+        values, given = noise.t(), context.t().contiguous()
         for order, inverse in zip(self._order, self._inverses, strict=True):
             values = inverse(values[order].contiguous(), given)
-        found = values.t().numpy(force=True)
+        found = values.t()
         return found if self._last_order is None else found[:, self._last_order]
 
 
@@ -80,5 +84,5 @@ class _Inverse:
                 before = known
             raw = self.final[0][feature, :, :known] @ units[-1][:known] + self.final[1][feature]
             row = slice(feature, feature + 1)
-            found[row] = inverse_rational_quadratic_spline(values[row], raw, self.settings)[0]
+            found[row] = inverse_by_torch(values[row], raw, self.settings)[0]
         return found

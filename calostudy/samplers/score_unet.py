@@ -35,7 +35,7 @@ def eager(
     network = wrapped(_copied(network, precision))
 
     def given(*conditions: Tensor) -> Predict:
-        return lambda x, time: network(x, x.new_full((len(x),), time), *conditions)
+        return lambda x, time: network(x, x.new_full((x.shape[0],), time), *conditions)
 
     return given
 

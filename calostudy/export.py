@@ -1,0 +1,315 @@
+"""Surrogates as ONNX files: from incident energies and noise to cells, the same showers elsewhere.
+
+ONNX Runtime runs them without Python, PyTorch or this package: it is the engine that the
+experiments' frameworks and Geant4's example Par04 embed
+(https://gitlab.cern.ch/geant4/geant4/-/tree/master/examples/extended/parameterisations/Par04).
+A file holds all from the incident energy to energies above the threshold: networks, splines, the
+maps between numbers and energies. Noise goes in as numbers, so that the same noise makes the same
+shower. Surrogates whose sampler is a fixed graph can be exported: `GRAPHS`.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from nflows.transforms.permutations import Permutation
+from torch import Tensor, nn
+
+from calostudy import __version__
+from calostudy import preprocessing as pre
+from calostudy.errors import DataError, UsageError
+from calostudy.files import atomic_path
+from calostudy.models.caloflow import LARGEST, LAYERS, SMALLEST_CELL, VOXELS
+from calostudy.models.caloflow_student import CaloFlowStudent
+from calostudy.models.caloinn import FLOW, CaloINN
+from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
+from calostudy.models.surrogate import Surrogate
+from calostudy.networks.cubic_spline import CubicSettings, inverse_cubic_spline
+from calostudy.networks.flows import spline_settings
+from calostudy.networks.iaf import inverse_autoregressive_steps
+from calostudy.networks.spline import SplineSettings
+from calostudy.networks.spline_inverse import inverse_by_torch
+from calostudy.samplers.coupling import inverted
+from calostudy.samplers.maf_torch import TriangularSampler
+from calostudy.samplers.noise import normal, uniform
+
+INCIDENT, CELLS = "incident_energy", "cells"
+OPSET = 20
+
+
+@dataclass(frozen=True)
+class Input:
+    """Random numbers that a graph takes, (N, size): standard normal or uniform in (0, 1), of a
+    stream of `calostudy.samplers.noise`."""
+
+    name: str
+    size: int
+    distribution: str = "standard normal"
+    stream: int = 0
+
+    def draw(self, seed: int, first: int, n: int) -> np.ndarray:
+        """Those of showers first ... first + n - 1, float64."""
+        draw = {"standard normal": normal, "uniform": uniform}[self.distribution]
+        return draw(seed, first, n, self.size, self.stream)
+
+
+class Graph(nn.Module):
+    """incident energies (N,) in MeV and random numbers, float64, to cells (N, V) in MeV, float32.
+
+    A subclass sets `inputs` and says in `cells` what comes before the threshold.
+    """
+
+    inputs: tuple[Input, ...]
+
+    def __init__(self, surrogate: Surrogate):
+        super().__init__()
+        self.surrogate = surrogate
+        self.least = surrogate.dataset.threshold
+
+    def cells(self, incident: Tensor, *numbers: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, incident: Tensor, *numbers: Tensor) -> Tensor:
+        cells = self.cells(incident, *numbers).float()
+        return torch.where(cells < self.least, 0.0, cells)
+
+
+class _Student(Graph):
+    """Flow-I in as many steps as there are layers, flow-II in one pass through each block."""
+
+    def __init__(self, surrogate: CaloFlowStudent):
+        super().__init__(surrogate)
+        calorimeter = surrogate.dataset.calorimeter
+        self.layers = len(calorimeter.layers)
+        self.inputs = (Input("noise", self.layers + calorimeter.cells),)
+        self.least = max(self.least, SMALLEST_CELL)
+        self.first = TriangularSampler(surrogate.networks[LAYERS], "float32")
+        self.steps = []
+        for step in reversed(inverse_autoregressive_steps(surrogate.networks[VOXELS])):
+            if isinstance(step, Permutation):
+                self.steps.append(step._inverse_permutation)
+            else:
+                self.steps.append((unmasked(step.autoregressive_net), spline_settings(step)))
+
+    def cells(self, incident: Tensor, noise: Tensor) -> Tensor:
+        model, noise = self.surrogate, noise.float()
+        calorimeter, incident = model.dataset.calorimeter, pre.to_units(incident)
+        told = model._incident_condition(incident).float()
+        values = self.first.of_tensors(noise[:, : self.layers], told).double()
+        fractions = pre.inverse_logit(model._unstandardised(LAYERS, values))
+        energies = pre.energies_from_fractions(fractions, incident, model.preparation.response)
+        told = model._voxel_condition(incident, energies).float()
+        values = noise[:, self.layers :]
+        for step in self.steps:
+            if isinstance(step, Tensor):
+                values = values[:, step]
+            else:
+                network, settings = step
+                raw = network(values, told).t()
+                values = inverse_by_torch(values.t(), raw, settings)[0].t()
+        voxels = pre.inverse_logit(model._unstandardised(VOXELS, values.double()))
+        if model.embedded:
+            voxels = torch.minimum(voxels, model.constants[LARGEST].double())
+        return pre.to_mev(pre.scale_layers(voxels, energies, calorimeter.slices))
+
+
+class _INN(Graph):
+    def __init__(self, surrogate: CaloINN):
+        super().__init__(surrogate)
+        flow = surrogate.networks[FLOW]
+        self.inputs = (Input("noise", flow.features),)
+        self.blocks = copy.deepcopy(flow.blocks).eval()
+
+    def cells(self, incident: Tensor, noise: Tensor) -> Tensor:
+        told = self.surrogate.condition(incident).float()
+        values = inverted(self.blocks, noise.float(), told, _SPLINES)
+        return self.surrogate.to_cells(values, incident)
+
+
+_SPLINES = {
+    SplineSettings: lambda *given: inverse_by_torch(*given)[0],
+    CubicSettings: inverse_cubic_spline,
+}
+
+
+class _Steps(Graph):
+    """Of a diffusion of few steps, all of them."""
+
+    def __init__(self, surrogate: CaloScoreDistilled):
+        super().__init__(surrogate)
+        calorimeter = surrogate.dataset.calorimeter
+        sizes = {"layer_noise": len(calorimeter.layers), "cell_noise": calorimeter.cells}
+        # Streams as of `calostudy.models.diffusion.ShowerNoise`: the first numbers of a network.
+        self.inputs = tuple(
+            Input(name, size, stream=i << 16) for i, (name, size) in enumerate(sizes.items())
+        )
+        self.made = {
+            name: surrogate.SAMPLERS["eager"](network, "float32")
+            for name, network in surrogate.networks.items()
+        }
+
+    def cells(self, incident: Tensor, *numbers: Tensor) -> Tensor:
+        given = _Given(numbers)
+        return self.surrogate.cells(incident, self.made, self.surrogate.samplings, given)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Numbers from outside in the place of `calostudy.models.diffusion.ShowerNoise`."""
+
+    numbers: Sequence[Tensor]
+    dtype: torch.dtype = torch.float32
+
+    def of(self, network: int, shape: tuple[int, ...]) -> Callable[[int], Tensor]:
+        return lambda step: self.numbers[network].to(self.dtype)
+
+
+GRAPHS: dict[type[Surrogate], type[Graph]] = {
+    CaloFlowStudent: _Student,
+    CaloINN: _INN,
+    CaloScoreDistilled: _Steps,
+    CaloScoreSingleShot: _Steps,
+}
+"""What can be exported. Others are not one graph (a cell or a point after the other), or their
+maps have a function that ONNX has no operator for: quantiles of the normal distribution."""
+
+
+def unmasked(made: nn.Module) -> nn.Module:
+    """A MADE whose masks are multiplied into its weights, in evaluation mode."""
+    made = copy.deepcopy(made).eval()
+    for module in made.modules():
+        if hasattr(module, "mask"):
+            module.weight.data *= module.mask
+            module.forward = lambda x, m=module: nn.functional.linear(x, m.weight, m.bias)
+    return made
+
+
+def graph_of(surrogate: Surrogate) -> Graph:
+    """The graph of a surrogate, in evaluation mode.
+
+    Raises:
+        UsageError: it is none of `GRAPHS`.
+    """
+    made = GRAPHS.get(type(surrogate))
+    if made is None:
+        known = ", ".join(family.name for family in GRAPHS)
+        raise UsageError(f"{surrogate.name} cannot be exported as one graph; these can: {known}")
+    return made(surrogate).eval()
+
+
+def export(surrogate: Surrogate, out: str | Path) -> Path:
+    """Write a surrogate as an ONNX file, whole or not at all.
+
+    Its inputs are `incident_energy` (N,) in MeV and random numbers, float64, any N; its output
+    `cells` (N, V) in MeV, float32. What they are stands in the file's metadata.
+
+    Raises:
+        UsageError: the surrogate is no fixed graph, or a package of the extra "onnx" is missing.
+    """
+    graph, out = graph_of(surrogate), Path(out)
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError as error:
+        raise UsageError(
+            f"export needs the extra onnx: pip install calostudy[onnx] ({error})"
+        ) from None
+    count = 3
+    example = [torch.full((count,), 1e4, dtype=torch.float64)]
+    example += [torch.as_tensor(each.draw(0, 0, count)) for each in graph.inputs]
+    names = [INCIDENT, *(each.name for each in graph.inputs)]
+    showers = torch.export.Dim("showers", min=1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph,
+            tuple(example),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=names,
+            output_names=[CELLS],
+            dynamic_shapes=({0: showers}, tuple({0: showers} for _ in graph.inputs)),
+            verbose=False,
+            custom_translation_table={torch.ops.aten.sort.stable: _sorted()},
+            optimize=False,
+        )
+    model = program.model_proto
+    onnx.helper.set_model_props(model, metadata(surrogate, graph))
+    with atomic_path(out) as path:
+        onnx.save(model, path)
+    return out
+
+
+def _sorted() -> Callable:
+    """How a stable sort is written in ONNX: of equal numbers `TopK` takes the first one first."""
+    from onnxscript import opset20 as op
+
+    def sort(x, stable=True, dim: int = -1, descending: bool = False):
+        size = op.Reshape(op.Gather(op.Shape(x), op.Constant(value_int=dim)), [1])
+        return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
+
+    return sort
+
+
+def metadata(surrogate: Surrogate, graph: Graph) -> dict[str, str]:
+    """What a file says of itself."""
+    about = {
+        "model": surrogate.name,
+        "dataset": surrogate.dataset.name,
+        "size": surrogate.size,
+        "weights_sha256": surrogate.weights_sha256 or "untrained",
+        "calostudy": __version__,
+        f"input {INCIDENT}": "(N,) incident energy in MeV",
+        f"output {CELLS}": f"(N, {surrogate.dataset.calorimeter.cells}) energies of cells in MeV, "
+        f"0 below {graph.least:g} MeV, in the order of the public files",
+    }
+    for each in graph.inputs:
+        about[f"input {each.name}"] = f"(N, {each.size}) {each.distribution}, stream {each.stream}"
+    return about
+
+
+class Exported:
+    """A file of `export`, run by ONNX Runtime on so many threads.
+
+    Raises:
+        DataError: the file is missing, or no such file.
+        UsageError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UsageError(f"ONNX Runtime is not installed ({error})") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+            about = self.session.get_modelmeta().custom_metadata_map
+            names = [each.name for each in self.session.get_inputs()[1:]]
+            self.about, self.inputs = about, [_input_of(about, name) for name in names]
+        except Exception as error:  # ONNX Runtime has a dozen of its own
+            text = str(error).splitlines()[0]
+            raise DataError(f"{path}: not an exported surrogate ({text})") from None
+
+    def sample(self, incident_energy: np.ndarray, seed: int = 0, first: int = 0) -> np.ndarray:
+        """Cells (N, V) in MeV, float32, for incident energies (N,) in MeV: those that the surrogate
+        makes of the same seed, but for rounding."""
+        energies = np.atleast_1d(np.asarray(incident_energy, np.float64))
+        feed = {each.name: each.draw(seed, first, len(energies)) for each in self.inputs}
+        return self.session.run([CELLS], {INCIDENT: energies, **feed})[0]
+
+
+def _input_of(about: dict[str, str], name: str) -> Input:
+    shape, _, rest = about[f"input {name}"].partition(") ")
+    distribution, _, stream = rest.partition(", stream ")
+    return Input(name, int(shape.partition(", ")[2]), distribution, int(stream))
