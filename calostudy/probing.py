@@ -25,7 +25,8 @@ _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 class Probe:
     """Peaks of a target, each (median, lowest, highest) of `ROUNDS`.
 
-    bandwidth: GB/s of a copy, bytes read and written counted. matmul: TFLOP/s of a product of
+    bandwidth: GB/s of a copy, bytes read and written counted, or of reading alone where that is
+    faster. matmul: TFLOP/s of a product of
     square matrices in the target's precision.
     """
 
@@ -52,7 +53,9 @@ def probe(name: str | HardwareTarget) -> Probe:
         copy = torch.empty_like(source)
         size = _SIZE[where.device]
         left, right = (torch.randn(size, size, device=device).to(where.dtype) for _ in range(2))
-        bandwidth = _rates(lambda: copy.copy_(source), 2 * source.nbytes / 1e9, where)
+        copied = _rates(lambda: copy.copy_(source), 2 * source.nbytes / 1e9, where)
+        seen = _rates(lambda: torch.dot(source, source), source.nbytes / 1e9, where)
+        bandwidth = max(copied, seen)
         matmul = _rates(lambda: left @ right, 2 * size**3 / 1e12, where)
     return Probe(where.name, bandwidth, matmul)
 

@@ -36,7 +36,7 @@ class Result(BaseModel):
     kind: Literal[
         *("dataset", "model", "hardware", "power", "student"),
         *("evaluations", "comparison", "ranking", "segmentations", "leaderboard"),
-        *("tables", "shower", "growth", "lesson"),
+        *("tables", "shower", "growth", "lesson", "precisions"),
     ]
     dataset: str
     source: Literal["simulated", "public"] = "simulated"

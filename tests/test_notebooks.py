@@ -63,6 +63,7 @@ SMALL = {
     "leaderboard-photons": ("leaderboard", {"dataset": "ds1-photons"}),
     "tables": ("tables", {"dataset": "all"}),
     "growth": ("growth", {"dataset": "all", "batch": 1}),
+    "precisions": ("precisions", {"dataset": "ds1-photons", "n": 5}),
     "segmentations": ("segmentations", {"dataset": "segmentations", "n": 50, "replicas": 4}),
     "student-photons": (
         "student",
@@ -92,7 +93,7 @@ SMALL = {
 FIGURES = {
     **{"dataset": 13, "model": 6, "power": 8, "hardware": 1, "student": 14},
     **{"evaluations": 2, "comparison": 5, "ranking": 3, "segmentations": 6},
-    **{"leaderboard": 2, "tables": 3, "shower": 0, "lesson": 5, "growth": 2},
+    **{"leaderboard": 2, "tables": 3, "shower": 0, "lesson": 5, "growth": 2, "precisions": 2},
 }
 """At least so many on a page of each kind."""
 

@@ -41,6 +41,7 @@ from calostudy.plots.power import (
     power_by_strength,
     seen_matrix,
 )
+from calostudy.plots.precisions import quality_by_format
 from calostudy.plots.ranking import cross_check, log_posteriors, time_against_log_posterior
 from calostudy.plots.relative import times_over_reference
 from calostudy.plots.results import (
@@ -102,6 +103,7 @@ __all__ = [
     "power_by_strength",
     "quality_against_time",
     "quality_by_evaluations",
+    "quality_by_format",
     "ratio_grid",
     "ratio_panel",
     "response_against_energy",

@@ -11,6 +11,7 @@ from calostudy.walks.leaderboard import LeaderboardWalk
 from calostudy.walks.lesson import LessonWalk
 from calostudy.walks.model import ModelWalk
 from calostudy.walks.power import PowerWalk
+from calostudy.walks.precisions import PrecisionsWalk
 from calostudy.walks.ranking import RankingWalk
 from calostudy.walks.segmentations import SegmentationsWalk
 from calostudy.walks.shower import ShowerWalk
@@ -35,6 +36,7 @@ WALKS: dict[str, type[Walk]] = {
         ShowerWalk,
         LessonWalk,
         GrowthWalk,
+        PrecisionsWalk,
     )
 }
 """Kind of walk -> its class; the notebook of a kind is ``notebooks/<kind>.ipynb``."""
@@ -51,6 +53,7 @@ __all__ = [
     "LessonWalk",
     "ModelWalk",
     "PowerWalk",
+    "PrecisionsWalk",
     "RankingWalk",
     "SegmentationsWalk",
     "ShowerWalk",
