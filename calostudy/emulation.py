@@ -27,8 +27,8 @@ def emulated(surrogate: Surrogate, name: str) -> Iterator[Surrogate]:
     Its samplers have to ask the layers themselves, as "eager" or "nflows" do.
 
     Raises:
-        UsageError: there is no such format; or, at the end, a layer was never asked, so that
-            showers were made without it.
+        UsageError: there is no such format; or, at the end, no layer of a network was asked, so
+            that showers were made by other means.
     """
     if name not in FORMATS:
         raise UsageError(f"no number format {name!r}; there are {', '.join(FORMATS)}")
@@ -43,11 +43,13 @@ def emulated(surrogate: Surrogate, name: str) -> Iterator[Surrogate]:
                 _round_weight(layer, rounded)
                 layer.register_forward_pre_hook(_Rounding(rounded, asked, key))
     yield twin
-    silent = [key for key, count in asked.items() if not count]
+    # Some are for training alone, as those of an encoder.
+    heard = {key.partition(".")[0] for key, count in asked.items() if count}
+    silent = sorted({key.partition(".")[0] for key in asked} - heard)
     if silent:
         raise UsageError(
-            f"{surrogate}: {len(silent)} layers were not asked ({silent[0]}, ...), so that the "
-            "showers do not tell what a format does; choose a sampler in plain torch"
+            f"{surrogate}: the layers of {', '.join(silent)} were not asked, so that its showers "
+            "do not tell what a format does; choose a sampler in plain torch"
         )
 
 
