@@ -121,12 +121,12 @@ def test_gradients_of_the_kernels_equal_those_of_torch():
     weights = torch.randn_like(inputs)
     ours, plain = (
         gradients_of(f, inputs, parameters, weights)
-        for f in (inverse_rational_quadratic_spline, spline_inverse._with_torch)
+        for f in (inverse_rational_quadratic_spline, spline_inverse.inverse_by_torch)
     )
     torch.testing.assert_close(ours, plain, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(
         inverse_rational_quadratic_spline(inputs, parameters, SPLINE),
-        spline_inverse._with_torch(inputs, parameters, SPLINE),
+        spline_inverse.inverse_by_torch(inputs, parameters, SPLINE),
         rtol=1e-9,
         atol=1e-9,
     )

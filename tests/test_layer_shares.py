@@ -53,13 +53,12 @@ def test_normal_numbers_make_showers_that_end_where_geant4s_do(fitted, showers):
         layers = torch.arange(values.shape[1])
         return torch.where(values > 0, layers, 0).amax(1).double()
 
-    assert ends(found).mean() == pytest.approx(ends(energies).mean(), abs=0.5)
-    assert (found > 0).sum(1).double().mean() == pytest.approx(
-        (energies > 0).sum(1).double().mean(), abs=1.0
-    )
+    assert abs(ends(found).mean() - ends(energies).mean()) < 0.5
+    hits = [(each > 0).sum(1).double().mean().item() for each in (found, energies)]
+    assert abs(hits[0] - hits[1]) < 1.0
     shares = found.sum(1) / incident, energies.sum(1) / incident
-    assert shares[0].mean() == pytest.approx(shares[1].mean(), abs=0.01)
-    assert shares[0].std() == pytest.approx(shares[1].std(), rel=0.15)
+    assert abs(shares[0].mean() - shares[1].mean()) < 0.01
+    assert abs(shares[0].std() / shares[1].std() - 1.0) < 0.15
 
 
 def test_constants_bring_them_back(fitted, showers):

@@ -69,7 +69,7 @@ def test_two_samples_share_a_figure(figure):
 def test_a_ratio_says_of_what_and_to_what():
     samples = {"twin": toy_showers("ds2", 60, 1), "surrogate": toy_showers("ds2", 60, 2)}
     ratios = plots.layer_energies(samples).axes[1::2]
-    assert [axis.get_ylabel() for axis in ratios] == ["/ twin"] * 12
+    assert [axis.get_ylabel() for axis in ratios] == ["/ twin"] * 8
     assert all(axis.get_xlabel().endswith("[MeV]") for axis in ratios)
     assert {axis.get_ylim() for axis in ratios} == {(0.5, 1.5)}
 
