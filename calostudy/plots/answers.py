@@ -31,10 +31,11 @@ def speed_up_of_all(boards: Boards) -> Figure:
     """Speed-up over Geant4 of every surrogate, one by one and in batches."""
     figure, axes = _panels(boards)
     for axis, board in zip(axes, boards.values(), strict=True):
+        # First, as the ticks are chosen for what is drawn when the points are.
+        axis.axvline(1.0, color=INK, lw=1, ls=":", label="as fast as Geant4")
         for colour, marker, batch in zip(COLOURS, "os", board[0].speed_ups, strict=False):
             pairs = [entry.speed_ups[batch] for entry in board]
             _points(axis, pairs, colour, marker, f"batch {batch}")
-        axis.axvline(1.0, color=INK, lw=1, ls=":", label="as fast as Geant4")
         axis.set(xlabel="speed-up over Geant4, one core", title=board[0].title)
         _names(axis, board)
     _legend(figure, axes[0])
