@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class Input:
         return draw(seed, first, n, self.size, self.stream)
 
 
-class Graph(nn.Module):
+class Graph(nn.Module, ABC):
     """incident energies (N,) in MeV and random numbers, float64, to cells (N, V) in MeV, float32.
 
     A subclass sets `inputs` and says in `cells` what comes before the threshold.
@@ -72,8 +73,9 @@ class Graph(nn.Module):
         self.surrogate = surrogate
         self.least = surrogate.dataset.threshold
 
+    @abstractmethod
     def cells(self, incident: Tensor, *numbers: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Cells (N, V) in MeV, before the threshold."""
 
     def forward(self, incident: Tensor, *numbers: Tensor) -> Tensor:
         cells = self.cells(incident, *numbers).float()

@@ -221,16 +221,6 @@ runpy.run_module("calostudy.cli", run_name="__main__", alter_sys=True)
 it has ended is at least that of the parent, from which it was forked."""
 
 
-def _peak(said: str) -> list[float]:
-    """MiB that a process of `_COMMAND` said on its standard error, if it did.
-
-    >>> _peak("done\\nVmHWM:\\t  2048 kB")
-    [2.0]
-    """
-    last = [line.split() for line in said.splitlines() if line.startswith("VmHWM:")][-1:]
-    return [int(words[1]) / 1024 for words in last]
-
-
 def _cold(surrogate: Surrogate, where: HardwareTarget, batch: int, budget: float) -> dict:
     name = surrogate.name, surrogate.dataset.name
     times, memory = [], []
@@ -250,23 +240,23 @@ def _cold(surrogate: Surrogate, where: HardwareTarget, batch: int, budget: float
                 errors="replace",
             )
             try:
-                _, said = process.communicate()
+                said, _, peak = process.communicate()[1].partition("\nVmHWM:")
             except TimeoutError:
                 process.kill()
                 process.wait()
                 raise
             if process.returncode:
-                said = said.split("\nVmHWM:")[0]
                 raise UsageError(said.strip()[-200:])
             times.append((time.perf_counter() - start) * 1e3 / batch)
-            memory += _peak(said)
-            if i and time.perf_counter() - begin > 2 * budget:
+            memory += [int(peak.split()[0]) / 1024] if peak else []
+            spent = time.perf_counter() - begin
+            if spent * (i + 2) / (i + 1) > LIMIT or (i and spent > 2 * budget):
                 break
     kept = times[1:] or times
     low, value, high = np.quantile(kept, (0.16, 0.5, 0.84))
     return {
         **{"value": value, "low": low, "high": high, "rounds": len(kept)},
-        "peak_memory_mib": max(memory, default=None),
+        **{"noisy": len(kept) < 3, "peak_memory_mib": max(memory, default=None)},
     }
 
 

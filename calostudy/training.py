@@ -43,7 +43,7 @@ def _onecycle(optimizer, recipe: TrainingRecipe, epochs: int, steps: int) -> LRS
     options = recipe.schedule_options
     return OneCycleLR(
         optimizer,
-        recipe.learning_rate,
+        [group["lr"] for group in optimizer.param_groups],
         total_steps=epochs * steps,
         pct_start=options["rise"],
         div_factor=options["start"],
@@ -73,7 +73,7 @@ def _multistep(optimizer, recipe: TrainingRecipe, epochs: int, steps: int) -> LR
 def _cosine(optimizer, recipe: TrainingRecipe, epochs: int, steps: int) -> LRScheduler:
     return OneCycleLR(
         optimizer,
-        recipe.learning_rate,
+        [group["lr"] for group in optimizer.param_groups],
         total_steps=epochs * steps,
         pct_start=recipe.schedule_options["rise"],
         cycle_momentum=False,
@@ -98,6 +98,22 @@ triangular2: between `base` and a highest rate whose distance from `base` is hal
 cycle; half a cycle takes `rise_epochs`.
 multistep: multiplied by `factor` after each of the epochs in `milestones`.
 """
+
+
+def trained_on(card: Mapping[str, Any]) -> str:
+    """What a training ran on, of the model card that it wrote.
+
+    >>> trained_on({"machine": {"cpu": "EPYC", "torch_threads": 1, "gpus": [], "device": "cpu"}})
+    '1 thread of EPYC'
+    >>> gpus = [{"name": "NVIDIA H200"}]
+    >>> trained_on({"machine": {"cpu": "EPYC", "gpus": gpus, "device": "cuda"}})
+    'an NVIDIA H200'
+    """
+    machine = card["machine"]
+    if machine.get("device", "cpu") != "cpu":
+        return f"an {machine['gpus'][0]['name']}"
+    threads = machine["torch_threads"]
+    return f"{threads} thread{'s' if threads > 1 else ''} of {machine['cpu']}"
 
 
 def learning_rates(recipe: TrainingRecipe, showers: int) -> tuple[np.ndarray, np.ndarray]:
@@ -280,7 +296,7 @@ class _Fit:
         self.data = moved(surrogate.prepare(name, showers), device)
         self.validation_rows, self.training = (
             torch.as_tensor(rows, device=device)
-            for rows in _split(recipe, len(showers), [*stream, _SPLIT])
+            for rows in _split(recipe, len(next(iter(self.data.values()))), [*stream, _SPLIT])
         )
         self.steps = _steps(recipe, len(self.training))
 
@@ -295,7 +311,7 @@ class _Fit:
     def run(self, state: _State, checkpoint: _Checkpoint, progress: bool) -> None:
         """Train from where `state` stands to the end, then put the best weights in."""
         recipe = self.recipe
-        optimizer = optim.Adam(self.network.parameters(), recipe.learning_rate)
+        optimizer = _optimizer(self.network, recipe)
         scheduler = SCHEDULES[recipe.schedule](optimizer, recipe, recipe.epochs, self.steps)
         average = _moving_average(self.network, recipe.average)
         if state.optimizer:
@@ -382,6 +398,19 @@ class _Fit:
         torch.manual_seed(int(state[0]))
 
 
+def _optimizer(network: nn.Module, recipe: TrainingRecipe) -> optim.Adam:
+    """Adam, with a group of parameters for each factor of the learning rate."""
+    rates, groups = recipe.rates or {}, {}
+    for name, parameter in network.named_parameters():
+        factor = next((f for begin, f in rates.items() if name.startswith(begin)), 1.0)
+        groups.setdefault(factor, []).append(parameter)
+    betas = 0.9 if recipe.beta is None else recipe.beta, 0.999
+    return optim.Adam(
+        [{"params": g, "lr": recipe.learning_rate * factor} for factor, g in groups.items()],
+        betas=betas,
+    )
+
+
 def _moving_average(network: nn.Module, decay: float | None) -> AveragedModel | None:
     if decay is None:
         return None
@@ -410,9 +439,9 @@ def showers_sha256(showers: Showers) -> str:
 
 
 def _recorded(recipe: TrainingRecipe) -> dict[str, Any]:
-    """A recipe as cards have it; those of trainings without a moving average do not mention one."""
-    recorded = asdict(recipe)
-    return {k: v for k, v in recorded.items() if k != "average" or v is not None}
+    """A recipe as cards have it: without what a recipe of before that option would not have."""
+    recorded, later = asdict(recipe), ("average", "beta", "rates")
+    return {k: v for k, v in recorded.items() if k not in later or v is not None}
 
 
 def _agree(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

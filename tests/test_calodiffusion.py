@@ -23,8 +23,9 @@ from calostudy import preprocessing as pre
 from calostudy.calorimeter import calorimeter
 from calostudy.datasets import load
 from calostudy.errors import UsageError
-from calostudy.models import calodiffusion
+from calostudy.models import calodiffusion, shipped_weights
 from calostudy.models.calodiffusion import LAYERS, MODES, VOXELS, CaloDiffusion
+from calostudy.models.surrogate import read_card
 from calostudy.networks import shower_unet
 from calostudy.networks.cylindrical import CylindricalUNet, UNetStructure, set_plain
 from calostudy.networks.glam import GeometryMap, overlap
@@ -294,3 +295,11 @@ def test_a_page_lists_the_networks_of_both_sizes():
     assert list(rows) == [LAYERS, MODES, VOXELS]
     assert rows[VOXELS]["published size"] == "517,969"
     assert rows[LAYERS]["published size"] == rows[MODES]["published size"] == "none"
+
+
+def test_a_page_says_that_weights_were_trained_on_a_gpu():
+    walk = ModelWalk(model="calodiffusion", dataset="ds2", size="embedded")
+    text = walk.introduction(
+        read_card(shipped_weights("calodiffusion", "ds2", "embedded")) | {"short": False}
+    )
+    assert "minutes on an NVIDIA H200;" in text and "thread" not in text

@@ -167,6 +167,24 @@ def test_all_threads_have_a_table_only_where_they_were_measured(tmp_path, monkey
     assert walk.benchmark_kinds == [ONE_THREAD, GPU]
     walk = walk_with(grid_of(tmp_path, line("caloinn", "ds2", "cpu-8/fp32")), monkeypatch)
     assert walk.benchmark_kinds == [ONE_THREAD, ALL_THREADS, GPU]
+    embedded = line("caloinn", "ds2", "cpu-8/fp32", size="embedded")
+    walk = walk_with(grid_of(tmp_path, embedded), monkeypatch)
+    assert walk.benchmark_kinds == [ONE_THREAD, GPU]
+
+
+def test_cold_starts_have_their_range_their_memory_and_their_weights_or_a_reason(
+    tmp_path, monkeypatch
+):
+    cold = {"figure": "cold", "size": "embedded", "batch": 100}
+    measured = {"low": 50.0, "high": 60.0, "rounds": 3, "trained": True, "peak_memory_mib": 512.3}
+    slow = {"value": None, "reason": "takes more than 30 s"}
+    lines = [line("caloinn", "ds2", value=55.0, **cold, **measured)]
+    lines += [line("calodiffusion", "ds2", **cold, **slow), line("caloinn", "ds2")]
+    fast, other = walk_with(grid_of(tmp_path, *lines), monkeypatch).cold_rows()
+    assert (fast["model"], fast["weights"], fast["memory, MiB"]) == ("caloinn", "trained", "512")
+    assert fast["ms per shower"] == "55 (50 to 60)"
+    assert other["ms per shower"] == "takes more than 30 s" and other["memory, MiB"] == "-"
+    assert other["weights"] == "random (untrained)"
 
 
 def test_parameters_stand_beside_both_published_counts():

@@ -141,6 +141,45 @@ def test_the_moving_average_of_the_weights_is_what_is_kept(tiny, tmp_path, monke
     assert not torch.equal(plain, slow)
 
 
+def test_parts_of_a_network_learn_at_rates_of_their_own():
+    network = torch.nn.ModuleDict(
+        {"generator": torch.nn.Linear(2, 2), "critic": torch.nn.Linear(2, 1)}
+    )
+    recipe = TrainingRecipe(
+        4, 8, 1e-3, "cosine", {"rise": 0.5, "end": 10}, beta=0.5, rates={"critic": 0.1}
+    )
+    optimizer = training._optimizer(network, recipe)
+    schedule = training.SCHEDULES["cosine"](optimizer, recipe, recipe.epochs, 3)
+    critic = set(map(id, network["critic"].parameters()))
+    for _ in range(11):
+        by_group = {
+            {id(p) in critic for p in group["params"]}.pop(): group["lr"]
+            for group in optimizer.param_groups
+        }
+        assert by_group[True] == pytest.approx(0.1 * by_group[False])
+        optimizer.step()
+        schedule.step()
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.5, 0.999)}
+
+
+def test_a_recipe_is_recorded_without_what_it_does_not_set():
+    plain = TrainingRecipe(4, 8, 1e-3, "multistep", {"milestones": (), "factor": 1.0})
+    assert not {"average", "beta", "rates"} & training._recorded(plain).keys()
+    assert training._recorded(replace(plain, rates={"critic": 0.1}))["rates"] == {"critic": 0.1}
+
+
+def test_a_network_may_learn_from_a_part_of_the_showers(tiny, monkeypatch):
+    surrogate, showers = tiny["teacher"](), tiny["showers"]()
+    surrogate.fit_constants(showers)
+    prepare, part = surrogate.prepare, len(showers) // 2
+    monkeypatch.setattr(surrogate, "prepare", lambda name, every: prepare(name, every[:part]))
+    recipe = surrogate.recipe(LAYERS)
+    fit = training._Fit(surrogate, LAYERS, recipe, showers, [0, 0], torch.device("cpu"))
+    rows = torch.cat([fit.validation_rows, fit.training])
+    assert sorted(rows.tolist()) == list(range(part))
+    assert len(fit.validation_rows) == round(recipe.validation * part)
+
+
 def test_other_parameters_and_other_trainings_are_not_overwritten(tiny, tmp_path):
     out = tmp_path / "out"
     train(tiny["teacher"](), tiny["showers"](), out, epochs=1, progress=False)

@@ -39,7 +39,8 @@ class TrainingRecipe:
     `learning_rate` is the highest of a cyclic schedule, the first of "multistep". `validation` is
     the fraction of the showers set aside, `clip` the largest gradient norm, or None. `average` is
     the decay, per step, of the moving average of the weights that is validated and kept in place
-    of the weights themselves, or None.
+    of the weights themselves, or None. `beta` is that of Adam's mean of the gradients, `rates` are
+    factors of the learning rate by the beginning of parameters' names; None: 0.9, and 1 for all.
     """
 
     epochs: int
@@ -50,6 +51,8 @@ class TrainingRecipe:
     validation: float = 0.3
     clip: float | None = None
     average: float | None = None
+    beta: float | None = None
+    rates: Mapping[str, float] | None = None
 
 
 ON_CPU: dict[str, tuple[str, ...]] = {"cpu": ("fp32", "fp64")}
@@ -141,7 +144,8 @@ class Surrogate(ABC):
 
     @abstractmethod
     def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
-        """The tensors that `loss` needs, one row per shower; computed once."""
+        """The tensors that `loss` needs, one row for each shower that the network is trained on;
+        computed once."""
 
     @abstractmethod
     def loss(self, network: str, batch: Mapping[str, Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from calostudy.models import load as load_surrogate
 from calostudy.models.surrogate import Surrogate, read_card
 from calostudy.showers import Showers
 from calostudy.tables import published_scores
-from calostudy.training import train
+from calostudy.training import train, trained_on
 from calostudy.walks.numbers import score_numbers
 from calostudy.walks.walk import Walk
 
@@ -80,12 +80,11 @@ class ModelWalk(Walk):
         """What was trained, on what, for how long, in Markdown."""
         training = card["training"]
         seconds = sum(card["training_seconds"].values())
-        machine = card["machine"]
         text = (
             f"**{self.model}** in {self.size} size, trained on {training['showers']:,} showers of "
             f"{self.entry.title_of('simulated')} (seed {training['seed']}), in "
-            f"{seconds / 60:.0f} minutes on {machine['torch_threads']} thread(s) of "
-            f"{machine['cpu']}; weights SHA-256 {card['weights_sha256'][:12]}."
+            f"{seconds / 60:.0f} minutes on {trained_on(card)}; "
+            f"weights SHA-256 {card['weights_sha256'][:12]}."
         )
         if card["short"]:
             text += (

@@ -17,7 +17,7 @@ from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.flows import BINS
 from calostudy.tables import between, plus_minus, published
 from calostudy.timing import SurrogateTime
-from calostudy.training import learning_rates
+from calostudy.training import learning_rates, trained_on
 
 TEACHER, STUDENT = "teacher", "student"
 ROLES = {TEACHER: "caloflow-teacher", STUDENT: "caloflow-student"}
@@ -106,9 +106,9 @@ def _own_trainings(role: str, card: Mapping[str, Any]) -> Iterator[Row]:
             "network": f"{network} of the {role}",
             "trained": f"here, {card['training']['showers']:,} showers",
             "epochs": str(card["training"]["recipes"][network]["epochs"]),
-            "minutes": f"{seconds / 60:.0f}",
+            "minutes": f"{seconds / 60:.1f}",
             "learning rate": f"{rates.min():.0e} to {rates.max():.0e}",
-            "on": f"{card['machine']['torch_threads']} thread of a CPU",
+            "on": trained_on(card),
         }
 
 

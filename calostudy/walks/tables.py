@@ -18,6 +18,7 @@ from calostudy.grid_times import (
     GPU,
     ONE_THREAD,
     Cell,
+    cells,
     look_up,
     machine_title,
     read_times,
@@ -150,9 +151,9 @@ class TablesWalk(Walk):
 
     @property
     def benchmark_kinds(self) -> list[str]:
-        """Kinds of target of table 2; all threads only where they were measured."""
-        threads = [ALL_THREADS] if (self.grid["kind"] == ALL_THREADS).any() else []
-        return [ONE_THREAD, *threads, GPU]
+        """Kinds of target of table 2; all threads only where published sizes were measured."""
+        own = self.grid.loc[self.grid["size"] == SIZE, "kind"]
+        return [ONE_THREAD, *([ALL_THREADS] if (own == ALL_THREADS).any() else []), GPU]
 
     def benchmark_rows(self, kind: str, notes: Notes) -> list[dict[str, str]]:
         """Table 2 of Ahmad et al. on a kind of target: one row for each data set and batch size,
@@ -272,6 +273,27 @@ class TablesWalk(Walk):
         """Published times in the ILD calorimeter."""
         return published("ild_times")
 
+    # ---- cold starts --------------------------------------------------------------------------
+
+    def cold_rows(self) -> list[dict[str, str]]:
+        """Cold starts, data set by data set and the fastest first: of the whole process for each
+        shower, and the largest memory it held; or the reason."""
+        own = self.grid[self.grid["figure"] == "cold"]
+        own = own.sort_values(["dataset", "machine", "target", "value"], kind="stable")
+        return [
+            {
+                "dataset": cell.dataset,
+                "model": cell.model,
+                "size": cell.size,
+                "weights": "trained" if cell.trained else "random (untrained)",
+                "showers": f"{cell.batch:,}",
+                "ms per shower": cell.reason if cell.value is None else _range(cell),
+                "memory, MiB": "-" if np.isnan(memory) else f"{memory:.0f}",
+                "on": f"{machine_title(cell.machine)}, {cell.date}, {cell.target}",
+            }
+            for cell, memory in zip(cells(own), own["peak_memory_mib"], strict=True)
+        ]
+
     # ---- all sources --------------------------------------------------------------------------
 
     @cached_property
@@ -339,11 +361,14 @@ class TablesWalk(Walk):
 
 
 def _text(cell: Cell) -> str:
-    trained = " (trained)" if cell.trained else ""
+    return _range(cell) + (" (trained)" if cell.trained else "")
+
+
+def _range(cell: Cell) -> str:
     if cell.low is None or cell.high is None or cell.rounds < 2:
         rounds = f" ({cell.rounds} round)" if cell.rounds == 1 else ""
-        return f"{float(f'{cell.value:.3g}'):,g}{rounds}{trained}"
-    return between(cell.value, cell.low, cell.high) + trained
+        return f"{float(f'{cell.value:.3g}'):,g}{rounds}"
+    return between(cell.value, cell.low, cell.high)
 
 
 def _spread(dataset: str) -> Sequence[str]:
