@@ -11,6 +11,8 @@ from calostudy.errors import DataError
 from calostudy.models import caloflow
 from calostudy.models.caloflow import LAYERS, VOXELS
 from calostudy.models.storage import LARGE, SCALE, restore, stored
+from calostudy.networks.adversarial import Adversaries
+from calostudy.networks.lagan import LocallyConnected
 from calostudy.showers import write
 from calostudy.training import train
 
@@ -150,3 +152,25 @@ def test_weights_of_other_showers_are_not_rounded(trained, tmp_path, capsys):
     assert (trained / models.WEIGHTS).read_bytes() == before
     with pytest.raises(DataError, match="no such file"):
         rounding.store_anew(tmp_path)
+
+
+def test_a_matrix_for_each_place_has_a_scale_for_each_place():
+    torch.manual_seed(0)
+    local = LocallyConnected(8, 8, (2, 2), (8, 8))
+    before, found = local.weight.detach().clone(), stored(local, torch.int8)
+    assert found["weight"].dtype is torch.int8 and found["weight" + SCALE].shape == (49,)
+    restore(local, found)
+    largest = before.abs().amax(dim=(1, 2), keepdim=True)
+    assert ((local.weight - before).abs() <= largest / 127 * (0.5 + 127 / 256)).all()
+    assert torch.equal(stored(local, torch.int8)["weight"], found["weight"])
+
+
+def test_what_only_a_training_needs_is_not_stored():
+    adversaries = Adversaries(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+    found = stored(adversaries, torch.float32)
+    assert set(found) == {"generator.weight", "generator.bias"}
+    critic = adversaries.critic.weight.detach().clone()
+    changed = {key: tensor + 1.0 for key, tensor in found.items()}
+    restore(adversaries, changed)
+    assert torch.equal(adversaries.generator.bias.detach(), changed["generator.bias"])
+    assert torch.equal(adversaries.critic.weight, critic)

@@ -5,17 +5,20 @@ from typing import Any
 
 from calostudy.datasets import DATASETS
 from calostudy.errors import UsageError
+from calostudy.models.bologan import BoloGAN
 from calostudy.models.calo_vq import CaloVQ
 from calostudy.models.caloclouds import CaloClouds
 from calostudy.models.caloclouds_cm import CaloCloudsCM
 from calostudy.models.calodiffusion import CaloDiffusion
 from calostudy.models.caloflow import CaloFlowTeacher
 from calostudy.models.caloflow_student import CaloFlowStudent
+from calostudy.models.calogan import CaloGAN
 from calostudy.models.caloinn import CaloINN
 from calostudy.models.caloman import CaloMan
 from calostudy.models.calopointflow import CaloPointFlow
 from calostudy.models.caloscore import CaloScore
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
+from calostudy.models.caloshowergan import CaloShowerGAN
 from calostudy.models.calovae_inn import CaloVAEINN
 from calostudy.models.dd_arm import DDARM, DDARMUnaware
 from calostudy.models.deeptree import DeepTree
@@ -53,6 +56,9 @@ MODELS: dict[str, type[Surrogate]] = {
         DDARM,
         DDARMUnaware,
         DNNCaloSim,
+        CaloGAN,
+        BoloGAN,
+        CaloShowerGAN,
         CaloVQ,
         VQTransformer,
         SuperCalo,

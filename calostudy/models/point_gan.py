@@ -4,8 +4,8 @@ The two numbers of a set come from the flow of `point_surrogate`. Generator and 
 against each other as a Wasserstein GAN with gradient penalty (Gulrajani et al., arXiv:1704.00028):
 the critic's score of real sets is to exceed that of generated ones, its gradient along the lines
 between them is to be 1; real and generated sets have the same numbers of points. Both learn in the
-same step from one loss: what goes back from it into the generator is reversed in sign (Ganin &
-Lempitsky, arXiv:1409.7495), as the generator wants the contrary.
+same step from one loss: what goes back from it into the generator is reversed in sign, as the
+generator wants the contrary.
 
 A loss of which two parts pull at both ends says nothing about the showers. The epoch that is kept
 is that of the lowest energy score (Gneiting & Raftery, 2007) of what sets are like on average: in
@@ -29,31 +29,12 @@ from calostudy.models.point_surrogate import (
     PointSurrogate,
     Sets,
 )
+from calostudy.networks.adversarial import Adversaries, Reversed, energy_score, slope_error
 from calostudy.networks.mean_field import MeanFieldCritic
 from calostudy.networks.sets import mean_over_sets
 from calostudy.samplers.compiled import checked_precision
 
 ENERGY_SCORE = "energy_score"
-
-
-class _Reversed(torch.autograd.Function):
-    """The same numbers forwards, the gradient with the other sign backwards."""
-
-    @staticmethod
-    def forward(ctx, values: Tensor) -> Tensor:
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return -gradient
-
-
-class Adversaries(nn.Module):
-    """A generator and its critic."""
-
-    def __init__(self, generator: nn.Module, critic: nn.Module):
-        super().__init__()
-        self.generator, self.critic = generator, critic
 
 
 @dataclass(frozen=True)
@@ -121,21 +102,19 @@ class PointGAN(PointSurrogate):
         if network == NUMBERS:
             return self.numbers_loss(sets.given)
         generated = self.generated(sets)
-        difference = self.score(_Reversed.apply(generated), sets) - self.score(sets.values, sets)
+        difference = self.score(Reversed.apply(generated), sets) - self.score(sets.values, sets)
         return difference + self.penalty * self.slope_error(generated.detach(), sets)
 
     def slope_error(self, generated: Tensor, sets: Sets) -> Tensor:
-        """Squared difference from 1 of the norm of the critic's gradient, at a random place between
-        each real set and a generated one, (N,)."""
+        """`adversarial.slope_error` at a random place between each real set and a generated one."""
         share = torch.rand(len(sets.counts)).to(generated)[sets.shower][:, None]
-        between = (share * sets.values + (1.0 - share) * generated).requires_grad_()
-        differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
-            total = self.score(between, sets).sum()
-            (slope,) = torch.autograd.grad(total, between, create_graph=differentiable)
-        square = slope.square().sum(dim=1)
-        square = square.new_zeros(len(sets.counts)).index_add(0, sets.shower, square)
-        return ((square + 1e-12).sqrt() - 1.0).square()
+        between = share * sets.values + (1.0 - share) * generated
+
+        def of_sets(square: Tensor) -> Tensor:
+            total = square.new_zeros(len(sets.counts))
+            return total.index_add(0, sets.shower, square.sum(dim=1))
+
+        return slope_error(lambda values: self.score(values, sets), between, of_sets)
 
     def monitor(self, network: str, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The energy score of each set's moments."""
@@ -146,7 +125,7 @@ class PointGAN(PointSurrogate):
             _moments(values, sets)
             for values in (sets.values, self.generated(sets), self.generated(sets))
         )
-        return {ENERGY_SCORE: (one - real).norm(dim=1) - 0.5 * (one - other).norm(dim=1)}
+        return {ENERGY_SCORE: energy_score(real, one, other)}
 
     def chosen_by(self, network: str) -> str:
         return "validation_loss" if network == NUMBERS else ENERGY_SCORE

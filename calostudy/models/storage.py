@@ -19,8 +19,9 @@ def stored(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """The state of a network as it goes to disk: parameters in `dtype`, buffers as they are; of
     a masked weight only the entries that take part.
 
-    With torch.int8, matrices of at least `LARGE` such entries are whole numbers times a scale for
-    each row, (rows,), stored beside them; all other parameters are float16.
+    With torch.int8, matrices of at least `LARGE` such entries, also one for each place, are whole
+    numbers times a scale for each row or place, (rows,), stored beside them; all other parameters
+    are float16. Parts of a network that it calls `training_only` are left out.
     """
     masks, parameters = _masks(network), dict(network.named_parameters())
     found = {}
@@ -31,7 +32,7 @@ def stored(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
             found[key] = entries
         elif dtype is not torch.int8:
             found[key] = entries.to(dtype)
-        elif tensor.ndim != 2 or entries.numel() < LARGE:
+        elif tensor.ndim not in (2, 3) or entries.numel() < LARGE:
             found[key] = entries.half()
         else:
             numbers, found[key + SCALE] = _rounded(tensor if mask is None else tensor * mask)
@@ -58,7 +59,8 @@ def restore(network: nn.Module, found: Mapping[str, Tensor]) -> None:
         else:
             tensor.copy_(entries)
         if key in in_eight_bits:
-            tensor.mul_(found[key + SCALE].to(tensor.dtype)[:, None])
+            scale = found[key + SCALE].to(tensor.dtype)
+            tensor.mul_(scale.view(-1, *[1] * (tensor.ndim - 1)))
 
 
 def same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -72,18 +74,24 @@ def same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> No
 
 
 def _rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers (R, C) from -127 to 127 and scales (R,), whose products are next to a matrix.
+    """Whole numbers (R, ...) from -127 to 127 and scales (R,), whose products are next to a matrix.
 
     A product of seven and eight bits is exact in float32: what was restored is stored as it was.
     """
-    scale = (matrix.abs().amax(dim=1) / 127.0).to(torch.bfloat16)
+    rows = matrix.flatten(1)
+    scale = (rows.abs().amax(dim=1) / 127.0).to(torch.bfloat16)
     scale = torch.where(scale == 0.0, 1.0, scale)
-    return (matrix / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+    numbers = (rows / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return numbers.view_as(matrix), scale
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
-    state = network.state_dict()
-    return {key: t for key, t in state.items() if key.rpartition(".")[2] not in _REBUILT}
+    left_out = getattr(network, "training_only", ())
+    return {
+        key: tensor
+        for key, tensor in network.state_dict().items()
+        if key.rpartition(".")[2] not in _REBUILT and key.partition(".")[0] not in left_out
+    }
 
 
 def _masks(network: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,206 @@
+"""CaloGAN: the first generative network of whole showers, adversarial, with an image per layer.
+
+Paganini, de Oliveira & Nachman, arXiv:1712.10321; networks in `calostudy.networks.lagan`. Random
+numbers times the incident energy become an image of each layer; what is in one layer helps to make
+the next. The discriminator tells real showers from generated ones (Goodfellow et al.,
+arXiv:1406.2661), the deposited energy of which is to be the incident one. Both networks learn in
+the same step from losses of their own, the discriminator more slowly and in every other step only.
+
+Size `paper` has the published structure: 29,726,376 numbers of the generator, of which 96 are
+moving averages and not trained. Size `embedded` is trained in minutes and no published
+configuration: the same steps in fewer channels; the incident energy is one more number that the
+generator is given; what it makes, and the discriminator sees, are square roots, in which small
+cells count, of energies in units of the incident one; no energy is asked for but that of real
+showers. Showers are mirrored at random while training.
+
+The epoch that is kept is that of the lowest energy score of the roots, as in
+`calostudy.models.voxel_gan`.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import softplus
+
+from calostudy import preprocessing as pre
+from calostudy.energies import GEV
+from calostudy.models.surrogate import ON_CPU, Surrogate, TrainingRecipe
+from calostudy.networks.adversarial import Adversaries, energy_score
+from calostudy.networks.lagan import Discriminator, Generator, Widths
+from calostudy.samplers.compiled import checked_precision
+from calostudy.samplers.noise import normal
+from calostudy.samplers.tiles import in_tiles
+from calostudy.showers import Showers
+
+GAN = "gan"
+ENERGY_SCORE = "energy_score"
+HIGHEST = 100.0
+"""GeV, of incident energies."""
+
+LATENT = {"paper": 1024, "embedded": 64}
+"""Random numbers by size."""
+
+WIDTHS: dict[str, Widths] = {
+    "paper": Widths(LATENT["paper"], (36, 16, 6), (64, 16, 8, 8), 10, 10),
+    "embedded": Widths(LATENT["embedded"] + 1, (8, 8, 6), (16, 8, 8, 8), 10, 10),
+}
+"""By size."""
+
+RECIPES: dict[str, TrainingRecipe] = {
+    "paper": TrainingRecipe(
+        50,
+        256,
+        2e-4,
+        "multistep",
+        {"milestones": (), "factor": 1.0},
+        validation=0.1,
+        beta=0.5,
+        rates={"critic": 0.1},
+    ),
+    "embedded": TrainingRecipe(
+        150,
+        64,
+        4e-4,
+        "cosine",
+        {"rise": 0.05, "end": 1e2},
+        validation=0.1,
+        average=0.999,
+        beta=0.5,
+        rates={"critic": 0.5},
+    ),
+}
+"""By size."""
+
+FAR = {"paper": 0.05, "embedded": 0.0}
+"""What each GeV between deposited and incident energy adds to the generator's loss, by size."""
+
+
+class CaloGAN(Surrogate):
+    """CaloGAN on the three particles of its own calorimeter."""
+
+    name: ClassVar[str] = "calogan"
+    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = ON_CPU
+    datasets: ClassVar[tuple[str, ...]] = ("calogan-eplus", "calogan-gamma", "calogan-piplus")
+
+    @property
+    def storage(self) -> torch.dtype:
+        return torch.int8 if self.embedded else super().storage
+
+    @property
+    def network_evaluations(self) -> int:
+        """One pass of the generator."""
+        return 1
+
+    def recipe(self, network: str) -> TrainingRecipe:
+        return RECIPES[self.size]
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        sizes = [layer.shape for layer in self.dataset.calorimeter.layers]
+        widths = WIDTHS[self.size]
+        return {GAN: Adversaries(Generator(sizes, widths), Discriminator(sizes, widths))}
+
+    def prepare(self, network: str, showers: Showers) -> dict[str, Tensor]:
+        """Cells (N, V) and incident energies (N,), both in GeV; cells below the threshold are 0."""
+        showers = showers.above_threshold(self.dataset.threshold)
+        return {
+            "cells": torch.as_tensor(np.asarray(showers.cells / GEV, np.float32)),
+            "incident": torch.as_tensor(np.asarray(showers.incident_energy / GEV, np.float32)),
+        }
+
+    def loss(self, network: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Loss (B,) of the generator, to which in every other step of a training that of the
+        discriminator is added: neither's gradient reaches the other."""
+        batch = self.turned(network, batch)
+        nets, incident = self.networks[network], batch["incident"].to(self.precision)
+        generated = self._generated(incident)
+        fixed = {name: p.detach() for name, p in nets.critic.named_parameters()}
+        seen = self._seen(generated, incident)
+        found = softplus(-functional_call(nets.critic, fixed, seen))
+        found = found + FAR[self.size] * (seen[1].sum(dim=1) - incident).abs()
+        if nets.training and torch.rand(()) < 0.5:
+            return found
+        real = self._numbers(batch["cells"].to(self.precision), incident)
+        told = nets.critic(*self._seen(generated.detach(), incident))
+        return found + softplus(told) + softplus(-nets.critic(*self._seen(real, incident)))
+
+    def monitor(self, network: str, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The energy score of square roots of energies in units of the incident one."""
+        incident = batch["incident"].to(self.precision)
+        shares = [self._cells(self._generated(incident), incident) for _ in range(2)]
+        shares = [batch["cells"], *shares]
+        real, one, other = ((cells / incident[:, None]).sqrt() for cells in shares)
+        return {ENERGY_SCORE: energy_score(real, one, other)}
+
+    def chosen_by(self, network: str) -> str:
+        return ENERGY_SCORE
+
+    def sample(
+        self,
+        incident_energy: np.ndarray,
+        seed: int = 0,
+        first: int = 0,
+        *,
+        precision: str | None = None,
+    ) -> Showers:
+        """Showers (cells float32) for incident energies (N,) in MeV.
+
+        Cells below the data set's threshold are 0. `precision` of the generator is "float32" or
+        "float64", by default that of torch, which a hardware target sets.
+
+        Raises:
+            UsageError: there is no such precision.
+        """
+        precision = checked_precision(precision)
+        energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
+        make = self.compiled.of(self.networks[GAN], precision, self._maker(precision))
+        noise = normal(seed, first, len(energy), LATENT[self.size])
+        cells = in_tiles(make, first, noise, energy)
+        showers = Showers(self.dataset.calorimeter, energy, cells.astype(np.float32))
+        return showers.above_threshold(self.dataset.threshold)
+
+    def _maker(self, precision: str) -> Callable[[nn.Module], Callable[..., np.ndarray]]:
+        """What makes, of the adversaries, the way from noise to cells in MeV."""
+        dtype = getattr(torch, precision)
+
+        def made(adversaries: Adversaries) -> Callable[..., np.ndarray]:
+            net = copy.deepcopy(adversaries.generator).to(dtype)
+
+            @torch.no_grad()
+            def make(noise: np.ndarray, energy: np.ndarray) -> np.ndarray:
+                incident = torch.as_tensor(energy / GEV).to(dtype)
+                numbers = net(self._inputs(torch.as_tensor(noise).to(dtype), incident))
+                return GEV * self._cells(numbers, incident).double().numpy(force=True)
+
+            return make
+
+        return made
+
+    def _inputs(self, noise: Tensor, incident: Tensor) -> Tensor:
+        """What the generator is given, (N, inputs); incident (N,) in GeV."""
+        if self.embedded:
+            return torch.cat([noise, (incident / 10.0).log10()[:, None]], dim=1)
+        return noise * (incident / HIGHEST)[:, None]
+
+    def _generated(self, incident: Tensor) -> Tensor:
+        noise = torch.randn(len(incident), LATENT[self.size]).to(incident)
+        return self.networks[GAN].generator(self._inputs(noise, incident))
+
+    def _cells(self, numbers: Tensor, incident: Tensor) -> Tensor:
+        """Cells (N, V) in GeV of the generator's numbers; those below the threshold are 0."""
+        cells = numbers.square() * incident[:, None] if self.embedded else numbers
+        return torch.where(cells >= self.dataset.threshold / GEV, cells, 0.0)
+
+    def _numbers(self, cells: Tensor, incident: Tensor) -> Tensor:
+        """The numbers that a generator would make of cells (N, V) in GeV."""
+        return (cells / incident[:, None]).sqrt() if self.embedded else cells
+
+    def _seen(self, numbers: Tensor, incident: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the discriminator is shown of numbers (N, V)."""
+        cells = self._cells(numbers, incident)
+        numbers = torch.where(cells > 0, numbers, 0.0)
+        return numbers, pre.layer_sums(cells, self.dataset.calorimeter.slices), incident
