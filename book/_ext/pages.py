@@ -1,6 +1,7 @@
 """What every page of the book gets after the theme and the extensions have made it."""
 
 import html
+import importlib.util
 import json
 import re
 import shlex
@@ -9,6 +10,12 @@ from pathlib import Path
 
 EXECUTED = re.compile(r"book/runs/([a-z]+)[^/?]*\.ipynb")
 RUN = re.compile(r"book/runs/([a-z_]+)[^/]*")
+
+#: Packages, files within them and folders of the book's static files.
+SCRIPTS = (
+    ("plotly", "package_data/plotly.min.js", "."),
+    ("sphinx-mathjax-offline", "static/mathjax/tex-svg.js", "mathjax"),
+)
 
 #: A page with this in it gets plotly.js, of the installed package, and the script that calls it.
 SHOWER = 'class="study-shower"'
@@ -102,13 +109,15 @@ def add_showers(app, pagename, templatename, context, doctree):
         app.add_js_file("showers.js", loading_method="defer")
 
 
-def copy_plotly(app, exception):
-    """Put plotly.js of the installed package beside the other scripts of the book."""
+def copy_scripts(app, exception):
+    """Put plotly.js and MathJax of the installed packages beside the other scripts of the book, so
+    that the pages need no network."""
     if exception is None and app.builder.format == "html":
-        import plotly
-
-        source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-        shutil.copy(source, Path(app.outdir) / "_static" / source.name)
+        for package, inside, where in SCRIPTS:
+            source = Path(importlib.util.find_spec(package).origin).parent / inside
+            target = Path(app.outdir, "_static", where, source.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
 
 
 def setup(app):
@@ -116,5 +125,5 @@ def setup(app):
     # What adds scripts comes before what makes a list of its own of them.
     for correction in (launch_sources, add_showers, drop_thebe, add_rerun):
         app.connect("html-page-context", correction, priority=600)
-    app.connect("build-finished", copy_plotly)
+    app.connect("build-finished", copy_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
