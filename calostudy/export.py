@@ -26,11 +26,15 @@ from calostudy import __version__
 from calostudy import preprocessing as pre
 from calostudy.errors import DataError, UsageError
 from calostudy.files import atomic_path
+from calostudy.models.bologan import BoloGAN
 from calostudy.models.caloflow import LARGEST, LAYERS, SMALLEST_CELL, VOXELS
 from calostudy.models.caloflow_student import CaloFlowStudent
+from calostudy.models.calogan import GAN, LATENT, CaloGAN
 from calostudy.models.caloinn import FLOW, CaloINN
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
+from calostudy.models.caloshowergan import CaloShowerGAN
 from calostudy.models.surrogate import Surrogate
+from calostudy.models.voxel_gan import VoxelGAN
 from calostudy.networks.cubic_spline import CubicSettings, inverse_cubic_spline
 from calostudy.networks.flows import spline_settings
 from calostudy.networks.iaf import inverse_autoregressive_steps
@@ -161,6 +165,38 @@ class _Steps(Graph):
         return self.surrogate.cells(incident, self.made, self.surrogate.samplings, given)
 
 
+class _VoxelGAN(Graph):
+    """All generators, of which each shower keeps the one of its energy."""
+
+    def __init__(self, surrogate: VoxelGAN):
+        super().__init__(surrogate)
+        latent = {surrogate.structure(name).latent for name in surrogate.ranges}
+        self.inputs = (Input("noise", *latent),)
+        self.generators = {
+            name: copy.deepcopy(net.generator) for name, net in surrogate.networks.items()
+        }
+
+    def cells(self, incident: Tensor, noise: Tensor) -> Tensor:
+        made = [
+            self.surrogate.cells_from(net, name, noise.float(), incident)
+            for name, net in self.generators.items()
+        ]
+        belongs, found = self.surrogate.belonging(incident)[:, None], made[0]
+        for i, cells in enumerate(made[1:], start=1):
+            found = torch.where(belongs == i, cells, found)
+        return found
+
+
+class _CaloGAN(Graph):
+    def __init__(self, surrogate: CaloGAN):
+        super().__init__(surrogate)
+        self.inputs = (Input("noise", LATENT[surrogate.size]),)
+        self.generator = copy.deepcopy(surrogate.networks[GAN].generator)
+
+    def cells(self, incident: Tensor, noise: Tensor) -> Tensor:
+        return self.surrogate.cells_from(self.generator, noise.float(), incident)
+
+
 @dataclass(frozen=True)
 class _Given:
     """Numbers from outside in the place of `calostudy.models.diffusion.ShowerNoise`."""
@@ -177,6 +213,9 @@ GRAPHS: dict[type[Surrogate], type[Graph]] = {
     CaloINN: _INN,
     CaloScoreDistilled: _Steps,
     CaloScoreSingleShot: _Steps,
+    CaloGAN: _CaloGAN,
+    BoloGAN: _VoxelGAN,
+    CaloShowerGAN: _VoxelGAN,
 }
 """What can be exported. Others are not one graph (a cell or a point after the other), or their
 maps have a function that ONNX has no operator for: quantiles of the normal distribution."""

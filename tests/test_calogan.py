@@ -42,7 +42,8 @@ def test_alike_in_every_place_it_is_a_convolution():
     images, kernel = torch.randn(3, 4, 7, 9), torch.randn(5, 4, 3, 2)
     local = LocallyConnected(4, 5, (3, 2), (7, 9), stride=(1, 2))
     with torch.no_grad():
-        local.weight.copy_(kernel.flatten(1).t().expand_as(local.weight))
+        # Of what a place sees, the places of the kernel first and then their channels.
+        local.weight.copy_(kernel.permute(2, 3, 1, 0).flatten(0, 2).expand_as(local.weight))
         local.bias.copy_(torch.arange(5.0).expand_as(local.bias))
     expected = F.conv2d(images, kernel, torch.arange(5.0), stride=(1, 2))
     torch.testing.assert_close(local(images), expected)

@@ -49,14 +49,23 @@ def test_the_file_says_what_goes_in_and_what_comes_out(exported):
     assert len(about["weights_sha256"]) == 64
 
 
-@pytest.mark.parametrize("name, dataset", [("caloflow-student", "ds1-photons"), ("caloinn", "ds2")])
+@pytest.mark.parametrize(
+    "name, dataset",
+    [
+        ("caloflow-student", "ds1-photons"),
+        ("caloinn", "ds2"),
+        ("calogan", "calogan-eplus"),
+        ("bologan", "ds1-photons"),
+        ("caloshowergan", "ds1-pions"),
+    ],
+)
 def test_the_graph_is_the_surrogate(name, dataset):
     """Before it is exported, which takes minutes for flows."""
     import torch
 
     weights = shipped_weights(name, dataset, "embedded")
     surrogate = load(weights) if weights else build(name, dataset)
-    graph, energies = graph_of(surrogate), np.array([1e3, 2e4])
+    graph, energies = graph_of(surrogate), np.array([1024.0, 16384.0])
     numbers = [torch.as_tensor(each.draw(4, 0, 2)) for each in graph.inputs]
     with torch.no_grad():
         found = graph(torch.as_tensor(energies), *numbers).numpy()

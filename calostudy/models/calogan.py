@@ -47,7 +47,7 @@ LATENT = {"paper": 1024, "embedded": 64}
 
 WIDTHS: dict[str, Widths] = {
     "paper": Widths(LATENT["paper"], (36, 16, 6), (64, 16, 8, 8), 10, 10),
-    "embedded": Widths(LATENT["embedded"] + 1, (8, 8, 6), (16, 8, 8, 8), 10, 10),
+    "embedded": Widths(LATENT["embedded"] + 1, (8, 8, 6), (12, 8, 8, 8), 5, 5),
 }
 """By size."""
 
@@ -63,7 +63,7 @@ RECIPES: dict[str, TrainingRecipe] = {
         rates={"critic": 0.1},
     ),
     "embedded": TrainingRecipe(
-        150,
+        80,
         64,
         4e-4,
         "cosine",
@@ -172,13 +172,18 @@ class CaloGAN(Surrogate):
 
             @torch.no_grad()
             def make(noise: np.ndarray, energy: np.ndarray) -> np.ndarray:
-                incident = torch.as_tensor(energy / GEV).to(dtype)
-                numbers = net(self._inputs(torch.as_tensor(noise).to(dtype), incident))
-                return GEV * self._cells(numbers, incident).double().numpy(force=True)
+                noise, energy = torch.as_tensor(noise).to(dtype), torch.as_tensor(energy)
+                return self.cells_from(net, noise, energy).numpy(force=True)
 
             return make
 
         return made
+
+    def cells_from(self, net: nn.Module, noise: Tensor, energy: Tensor) -> Tensor:
+        """Cells (N, V) in MeV that a generator makes of standard normal numbers (N, latent) in its
+        precision and incident energies (N,) in MeV."""
+        incident = (energy / GEV).to(noise.dtype)
+        return GEV * self._cells(net(self._inputs(noise, incident)), incident).double()
 
     def _inputs(self, noise: Tensor, incident: Tensor) -> Tensor:
         """What the generator is given, (N, inputs); incident (N,) in GeV."""

@@ -206,8 +206,7 @@ class VoxelGAN(Surrogate):
         precision = checked_precision(precision)
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
         cells = np.zeros((len(energy), self.dataset.calorimeter.cells))
-        begun = np.array([lowest for lowest, _ in self.ranges.values()])
-        belongs = (np.searchsorted(begun, energy, side="right") - 1).clip(0)
+        belongs = self.belonging(torch.as_tensor(energy)).numpy(force=True)
         for i, network in enumerate(self.ranges):
             if (belongs == i).any():
                 make = self.compiled.of(
@@ -218,6 +217,13 @@ class VoxelGAN(Surrogate):
                 cells[belongs == i] = in_tiles(make, first, noise, energy)[belongs == i]
         showers = Showers(self.dataset.calorimeter, energy, cells.astype(np.float32))
         return showers.above_threshold(self.dataset.threshold)
+
+    def belonging(self, incident: Tensor) -> Tensor:
+        """Of which network showers of incident energies (N,) in MeV are: its index, (N,)."""
+        _, *later = (lowest for lowest, _ in self.ranges.values())
+        return sum(
+            ((incident >= begin).long() for begin in later), torch.zeros_like(incident).long()
+        )
 
     def _maker(
         self, network: str, precision: str
@@ -230,14 +236,18 @@ class VoxelGAN(Surrogate):
 
             @torch.no_grad()
             def make(noise: np.ndarray, energy: np.ndarray) -> np.ndarray:
-                energy = torch.as_tensor(energy)
-                given = torch.as_tensor(noise), self._condition(network, energy)
-                numbers = net(self._inputs(*(each.to(dtype) for each in given)))
-                return self.cells(numbers.double(), energy).numpy(force=True)
+                noise, energy = torch.as_tensor(noise).to(dtype), torch.as_tensor(energy)
+                return self.cells_from(net, network, noise, energy).numpy(force=True)
 
             return make
 
         return made
+
+    def cells_from(self, net: nn.Module, network: str, noise: Tensor, incident: Tensor) -> Tensor:
+        """Cells (N, V) in MeV that a generator, of a network, makes of standard normal numbers
+        (N, latent) in its precision, before the threshold."""
+        condition = self._condition(network, incident).to(noise.dtype)
+        return self.cells(net(self._inputs(noise, condition)).double(), incident)
 
     def _inputs(self, noise: Tensor, condition: Tensor) -> Tensor:
         """What a generator is given: the originals' random numbers are 0.5 ± 0.5."""
@@ -246,9 +256,9 @@ class VoxelGAN(Surrogate):
     def _condition(self, network: str, incident: Tensor) -> Tensor:
         """(N, conditions): where the logarithm of the incident energy is in the range, 0 to 1."""
         lowest, highest = self.ranges[network]
-        place = (incident / lowest).log() / np.log(highest / lowest)
-        rest = incident.new_zeros(len(incident), self.structure(network).conditions - 1)
-        return torch.cat([place[:, None], rest], dim=1)
+        place = ((incident / lowest).log() / np.log(highest / lowest))[:, None]
+        rest = [torch.zeros_like(place)] * (self.structure(network).conditions - 1)
+        return torch.cat([place, *rest], dim=1)
 
     def _generated(self, network: str, incident: Tensor) -> Tensor:
         noise = torch.randn(len(incident), self.structure(network).latent)

@@ -45,11 +45,21 @@ class LocallyConnected(nn.Module):
         return self.rows, self.columns
 
     def forward(self, images: Tensor) -> Tensor:
-        seen = F.unfold(images, self.kernel, stride=self.stride)  # (N, seen, places)
-        found = torch.bmm(seen.permute(2, 0, 1), self.weight).permute(1, 2, 0)
+        # Places first, then images: so each place is a product of two matrices as they lie.
+        images = images.permute(2, 3, 0, 1)
+        (high, wide), (down, right) = self.kernel, self.stride
+        seen = [
+            images[
+                i : i + (self.rows - 1) * down + 1 : down,
+                j : j + (self.columns - 1) * right + 1 : right,
+            ]
+            for i in range(high)
+            for j in range(wide)
+        ]
+        found = torch.bmm(torch.cat(seen, dim=3).flatten(0, 1), self.weight)
         if self.bias is not None:
-            found = found + self.bias.t()
-        return found.unflatten(2, self.size)
+            found = found + self.bias[:, None]
+        return found.unflatten(0, self.size).permute(2, 3, 0, 1)
 
 
 class HandOver(nn.Module):
