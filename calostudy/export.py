@@ -26,6 +26,7 @@ from calostudy import __version__
 from calostudy import preprocessing as pre
 from calostudy.errors import DataError, UsageError
 from calostudy.files import atomic_path
+from calostudy.models import calovae_inn, dnn_calosim
 from calostudy.models.bologan import BoloGAN
 from calostudy.models.caloflow import LARGEST, LAYERS, SMALLEST_CELL, VOXELS
 from calostudy.models.caloflow_student import CaloFlowStudent
@@ -33,6 +34,8 @@ from calostudy.models.calogan import GAN, LATENT, CaloGAN
 from calostudy.models.caloinn import FLOW, CaloINN
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.caloshowergan import CaloShowerGAN
+from calostudy.models.calovae_inn import CaloVAEINN
+from calostudy.models.dnn_calosim import DNNCaloSim
 from calostudy.models.surrogate import Surrogate
 from calostudy.models.voxel_gan import VoxelGAN
 from calostudy.networks.cubic_spline import CubicSettings, inverse_cubic_spline
@@ -40,6 +43,7 @@ from calostudy.networks.flows import spline_settings
 from calostudy.networks.iaf import inverse_autoregressive_steps
 from calostudy.networks.spline import SplineSettings
 from calostudy.networks.spline_inverse import inverse_by_torch
+from calostudy.normal import ndtr, ndtri
 from calostudy.samplers.coupling import inverted
 from calostudy.samplers.maf_torch import TriangularSampler
 from calostudy.samplers.noise import normal, uniform
@@ -144,6 +148,39 @@ _SPLINES = {
 }
 
 
+class _VAEINN(Graph):
+    """The flow of the latent numbers, then the decoder."""
+
+    def __init__(self, surrogate: CaloVAEINN):
+        super().__init__(surrogate)
+        flow = surrogate.networks[calovae_inn.FLOW]
+        self.inputs = (
+            Input("noise", flow.features),
+            Input("latent_noise", surrogate.structure.latent, stream=1),
+            Input("hits", surrogate.dataset.calorimeter.cells, "uniform", stream=2),
+        )
+        self.blocks = copy.deepcopy(flow.blocks).eval()
+        self.autoencoder = copy.deepcopy(surrogate.networks[calovae_inn.AUTOENCODER]).eval()
+
+    def cells(self, incident: Tensor, noise: Tensor, latent_noise: Tensor, hits: Tensor) -> Tensor:
+        told = self.surrogate.flow_condition(incident).float()
+        values = inverted(self.blocks, noise.float(), told, _SPLINES)
+        return self.surrogate.decoded(self.autoencoder, values, latent_noise, hits, incident)
+
+
+class _DNN(Graph):
+    def __init__(self, surrogate: DNNCaloSim):
+        super().__init__(surrogate)
+        self.inputs = (
+            Input("noise", surrogate.latent),
+            Input("hits", surrogate.fractions, "uniform", stream=1),
+        )
+        self.network = copy.deepcopy(surrogate.networks[dnn_calosim.AUTOENCODER]).eval()
+
+    def cells(self, incident: Tensor, noise: Tensor, hits: Tensor) -> Tensor:
+        return self.surrogate.decoded(self.network, noise, hits, incident)
+
+
 class _Steps(Graph):
     """Of a diffusion of few steps, all of them."""
 
@@ -213,12 +250,14 @@ GRAPHS: dict[type[Surrogate], type[Graph]] = {
     CaloINN: _INN,
     CaloScoreDistilled: _Steps,
     CaloScoreSingleShot: _Steps,
+    CaloVAEINN: _VAEINN,
+    DNNCaloSim: _DNN,
     CaloGAN: _CaloGAN,
     BoloGAN: _VoxelGAN,
     CaloShowerGAN: _VoxelGAN,
 }
-"""What can be exported. Others are not one graph (a cell or a point after the other), or their
-maps have a function that ONNX has no operator for: quantiles of the normal distribution."""
+"""What can be exported. Others are not one graph (a cell or a point after the other), or have maps
+whose sizes depend on the showers."""
 
 
 def unmasked(made: nn.Module) -> nn.Module:
@@ -264,18 +303,20 @@ def export(surrogate: Surrogate, out: str | Path) -> Path:
     count = 3
     example = [torch.full((count,), 1e4, dtype=torch.float64)]
     example += [torch.as_tensor(each.draw(0, 0, count)) for each in graph.inputs]
+    with torch.no_grad():
+        graph(*example)  # tables that are made at their first use are not to be made of traces
     names = [INCIDENT, *(each.name for each in graph.inputs)]
     showers = torch.export.Dim("showers", min=1)
+    shapes = {0: showers}, tuple({0: showers} for _ in graph.inputs)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
+        traced = torch.export.export(graph, tuple(example), dynamic_shapes=shapes)
         program = torch.onnx.export(
-            graph,
-            tuple(example),
+            traced.run_decompositions(_BY_ARITHMETIC),
             dynamo=True,
             opset_version=OPSET,
             input_names=names,
             output_names=[CELLS],
-            dynamic_shapes=({0: showers}, tuple({0: showers} for _ in graph.inputs)),
             verbose=False,
             custom_translation_table={torch.ops.aten.sort.stable: _sorted()},
             optimize=False,
@@ -285,6 +326,13 @@ def export(surrogate: Surrogate, out: str | Path) -> Path:
     with atomic_path(out) as path:
         onnx.save(model, path)
     return out
+
+
+_BY_ARITHMETIC = {
+    torch.ops.aten.special_ndtr.default: ndtr,
+    torch.ops.aten.special_ndtri.default: ndtri,
+}
+"""Functions for which ONNX has no operator."""
 
 
 def _sorted() -> Callable:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calostudy import grid_times, plots
+from calostudy import export_times, grid_times, plots
 from calostudy.errors import DataError, UsageError
 from calostudy.grid_times import (
     ALL_THREADS,
@@ -31,6 +31,7 @@ from calostudy.relative_times import (
 )
 from calostudy.tables import published
 from calostudy.walks import TablesWalk
+from calostudy.walks import tables as tables_walk
 from calostudy.walks.tables import BATCHES, BENCHMARK, BENCHMARK_DATASETS, Notes
 
 
@@ -275,3 +276,18 @@ def test_our_times_of_published_sizes_take_part(tmp_path):
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words == [HERE, AUTHORS, CHALLENGE]
     assert len(TablesWalk.apart(relatives)) > 0
+
+
+def test_exported_surrogates_stand_with_ratio_and_difference(tmp_path, monkeypatch):
+    (tmp_path / "measured").mkdir()
+    numbers = dict.fromkeys(export_times.FIELDS, 0.0)
+    times = {"onnx_ms": 0.5, "onnx_low": 0.4, "onnx_high": 0.6, "own_ms": 1.0}
+    line = numbers | times | {"model": "bologan", "dataset": "ds1-pions", "batch": 100}
+    line |= {"ratio": 2.0, "ratio_low": 1.9, "ratio_high": 2.1, "noisy": True, "cells": 4711}
+    line |= {"difference": 3.2e-5, "crossed": 2, "machine": "A, 2 cores", "date": "2026-11-28"}
+    pd.DataFrame([line]).to_csv(tmp_path / "measured" / "exports.csv", index=False)
+    monkeypatch.setattr(tables_walk, "data_dir", lambda: tmp_path)
+    (row,) = TablesWalk().export_rows()
+    assert row["ONNX Runtime"] == "0.5 (0.4 to 0.6)"
+    assert row["own / ONNX Runtime"] == "2 (1.9 to 2.1) (noisy)"
+    assert row["largest difference"] == "3.2e-05" and row["across the threshold"] == "2 of 4,711"

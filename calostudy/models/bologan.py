@@ -48,7 +48,7 @@ STRUCTURE: dict[str, dict[str, Structure]] = {
 RECIPES: dict[str, TrainingRecipe] = {
     "paper": recipe(epochs=5_900, batch=128, rate=1e-4, beta=0.55),
     "embedded": TrainingRecipe(
-        300,
+        120,
         32,
         5e-4,
         "cosine",
@@ -85,6 +85,8 @@ class BoloGAN(VoxelGAN):
         return cells / incident[:, None]
 
     def cells(self, numbers: Tensor, incident: Tensor) -> Tensor:
-        """In size `embedded` the numbers are square roots."""
+        """In size `embedded` the numbers are square roots, in units such that an untrained
+        generator makes about the incident energy."""
         numbers = torch.relu(numbers)
-        return (numbers.square() if self.embedded else numbers) * incident[:, None]
+        shares = 2.0 / self.outputs * numbers.square() if self.embedded else numbers
+        return shares * incident[:, None]

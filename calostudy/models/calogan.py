@@ -197,12 +197,19 @@ class CaloGAN(Surrogate):
 
     def _cells(self, numbers: Tensor, incident: Tensor) -> Tensor:
         """Cells (N, V) in GeV of the generator's numbers; those below the threshold are 0."""
-        cells = numbers.square() * incident[:, None] if self.embedded else numbers
-        return torch.where(cells >= self.dataset.threshold / GEV, cells, 0.0)
+        if self.embedded:
+            numbers = self._unit * numbers.square() * incident[:, None]
+        return torch.where(numbers >= self.dataset.threshold / GEV, numbers, 0.0)
 
     def _numbers(self, cells: Tensor, incident: Tensor) -> Tensor:
         """The numbers that a generator would make of cells (N, V) in GeV."""
-        return (cells / incident[:, None]).sqrt() if self.embedded else cells
+        return (cells / incident[:, None] / self._unit).sqrt() if self.embedded else cells
+
+    @property
+    def _unit(self) -> float:
+        """In size `embedded`, the energy of a cell whose number is 1, in units of the incident one:
+        untrained, the generator makes about the incident energy."""
+        return 2.0 / self.dataset.calorimeter.cells
 
     def _seen(self, numbers: Tensor, incident: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the discriminator is shown of numbers (N, V)."""

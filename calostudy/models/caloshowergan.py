@@ -34,7 +34,7 @@ STRUCTURE: dict[str, Structure] = {
 RECIPES: dict[str, TrainingRecipe] = {
     "paper": recipe(epochs=23_500, batch=512, rate=1e-4, beta=0.5),
     "embedded": TrainingRecipe(
-        300,
+        120,
         32,
         5e-4,
         "cosine",

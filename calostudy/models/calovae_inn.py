@@ -232,7 +232,7 @@ class CaloVAEINN(Surrogate):
         if network == FLOW:
             moments = (self.constants[f"flow.{key}"].double() for key in _MOMENTS)
             values = pre.standardise(self._to_flow(batch), *moments)
-            given = self._flow_condition(batch["incident"])
+            given = self.flow_condition(batch["incident"])
             return -self.networks[FLOW].log_prob(*(t.to(self.precision) for t in (values, given)))
         autoencoder, fractions = self.networks[AUTOENCODER], self._fractions(batch)
         energies, (centre, spread) = self._energies(batch), self._cell_norm()
@@ -272,7 +272,7 @@ class CaloVAEINN(Surrogate):
         make = partial(self.decoder_in, precision=precision)
         decode = self.compiled.of(self.networks[AUTOENCODER], precision, make)
         numbers = normal(seed, first, len(energy), self.networks[FLOW].features)
-        values = inverse(numbers, self._flow_condition(torch.as_tensor(energy)).numpy(force=True))
+        values = inverse(numbers, self.flow_condition(torch.as_tensor(energy)).numpy(force=True))
         noise = normal(seed, first, len(energy), self.structure.latent, stream=1)
         hits = uniform(seed, first, len(energy), self.dataset.calorimeter.cells, stream=2)
         cells = in_tiles(decode, first, values, noise, hits, energy)
@@ -341,7 +341,8 @@ class CaloVAEINN(Surrogate):
         lowest = (self.dataset.threshold / energies).log().clamp(max=EMPTY)
         return lowest[:, self._layers]
 
-    def _flow_condition(self, incident: Tensor) -> Tensor:
+    def flow_condition(self, incident: Tensor) -> Tensor:
+        """What the flow is told, (N, 1), of incident energies (N,) in MeV."""
         return (incident / GEV).log()[:, None]
 
     @torch.no_grad()
@@ -365,26 +366,34 @@ class CaloVAEINN(Surrogate):
 
     def decoder_in(self, autoencoder: VAE, precision: str) -> "Decode":
         """The way from the flow's numbers to cells, in a precision."""
-        dtype = getattr(torch, precision)
-        autoencoder = copy.deepcopy(autoencoder).to(dtype)
-        slices, latent = self.dataset.calorimeter.slices, self.structure.latent
+        autoencoder = copy.deepcopy(autoencoder).to(getattr(torch, precision))
 
         @torch.no_grad()
-        def decode(values, noise, random, energy):
-            values, noise, random, energy = map(torch.as_tensor, (values, noise, random, energy))
-            moments = (self.constants[f"flow.{key}"].double() for key in _MOMENTS)
-            values = pre.unstandardise(values.double(), *moments)
-            mean, log_variance, u = values.split([latent, latent, len(slices)], dim=1)
-            energies = pre.energies_from_fractions(SPREAD.inverse(u), energy, self.limits.response)
-            conditions = self._normalised(self._conditions(energy, energies))
-            numbers = draw(mean, log_variance, noise)
-            said = autoencoder.decode(numbers.to(dtype), conditions.to(dtype))
-            centre, spread = (each.to(dtype) for each in self._cell_norm())
-            lowest = self._lowest(energies).to(dtype)
-            found = self.decoder.drawn(said * spread + centre, random.to(dtype), lowest, slices)
-            return pre.scale_layers(found, energies.to(dtype), slices).numpy(force=True)
+        def decode(*given: np.ndarray) -> np.ndarray:
+            given = map(torch.as_tensor, given)
+            return self.decoded(autoencoder, *given).numpy(force=True)
 
         return decode
+
+    def decoded(
+        self, autoencoder: VAE, values: Tensor, noise: Tensor, random: Tensor, energy: Tensor
+    ) -> Tensor:
+        """Cells (N, V) in MeV, before the threshold: of the flow's numbers (N, D), normal noise
+        (N, latent), uniform random numbers (N, V) and incident energies (N,) in MeV, by an
+        autoencoder in its precision."""
+        dtype, slices = next(autoencoder.parameters()).dtype, self.dataset.calorimeter.slices
+        latent = self.structure.latent
+        moments = (self.constants[f"flow.{key}"].double() for key in _MOMENTS)
+        values = pre.unstandardise(values.double(), *moments)
+        mean, log_variance, u = values.split([latent, latent, len(slices)], dim=1)
+        energies = pre.energies_from_fractions(SPREAD.inverse(u), energy, self.limits.response)
+        conditions = self._normalised(self._conditions(energy, energies))
+        numbers = draw(mean, log_variance, noise)
+        said = autoencoder.decode(numbers.to(dtype), conditions.to(dtype))
+        centre, spread = (each.to(dtype) for each in self._cell_norm())
+        lowest = self._lowest(energies).to(dtype)
+        found = self.decoder.drawn(said * spread + centre, random.to(dtype), lowest, slices)
+        return pre.scale_layers(found, energies.to(dtype), slices)
 
 
 Decode = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]

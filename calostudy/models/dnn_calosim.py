@@ -278,39 +278,51 @@ class DNNCaloSim(Surrogate):
         Raises:
             UsageError: there is no such precision.
         """
-        precision, calorimeter = checked_precision(precision), self.dataset.calorimeter
+        precision = checked_precision(precision)
         energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
         decode = self.compiled.of(self.networks[AUTOENCODER], precision, self._decoder(precision))
-        noise = normal(seed, first, len(energy), STRUCTURE[self.size].latent)
-        fractions = calorimeter.cells + 1 + len(calorimeter.layers)
-        random = uniform(seed, first, len(energy), fractions, stream=1)
+        noise = normal(seed, first, len(energy), self.latent)
+        random = uniform(seed, first, len(energy), self.fractions, stream=1)
         cells = in_tiles(decode, first, noise, random, energy)
-        showers = Showers(calorimeter, energy, cells.astype(np.float32))
+        showers = Showers(self.dataset.calorimeter, energy, cells.astype(np.float32))
         return showers.above_threshold(self.dataset.threshold)
 
     def _decoder(self, precision: str) -> Callable[[nn.Module], Callable[..., np.ndarray]]:
         """What makes, of the network, the way from noise to cells in MeV."""
-        dtype, calorimeter = getattr(torch, precision), self.dataset.calorimeter
 
         def made(network: Means | Draws) -> Callable[..., np.ndarray]:
-            network = copy.deepcopy(network).to(dtype)
+            network = copy.deepcopy(network).to(getattr(torch, precision))
 
             @torch.no_grad()
-            def decode(noise: np.ndarray, random: np.ndarray, energy: np.ndarray) -> np.ndarray:
-                energy = torch.as_tensor(energy)
-                given = torch.as_tensor(noise), torch.as_tensor(random), *self._given(energy)
-                found = network.shower(*(each.to(dtype) for each in given)).double()
-                cells, total, layers = found.split(
-                    [calorimeter.cells, 1, len(calorimeter.layers)], dim=1
-                )
-                deposited = total * RESPONSE[self.dataset.name] * energy[:, None]
-                return pre.scale_layers(cells, layers * deposited, calorimeter.slices).numpy(
-                    force=True
-                )
+            def decode(*given: np.ndarray) -> np.ndarray:
+                return self.decoded(network, *map(torch.as_tensor, given)).numpy(force=True)
 
             return decode
 
         return made
+
+    def decoded(
+        self, network: Means | Draws, noise: Tensor, random: Tensor, energy: Tensor
+    ) -> Tensor:
+        """Cells (N, V) in MeV, before the threshold: of normal noise (N, latent), uniform random
+        numbers (N, V + 1 + L) and incident energies (N,) in MeV, by a network in its precision."""
+        calorimeter, dtype = self.dataset.calorimeter, next(network.parameters()).dtype
+        given = noise, random, *self._given(energy)
+        found = network.shower(*(each.to(dtype) for each in given)).double()
+        cells, total, layers = found.split([calorimeter.cells, 1, len(calorimeter.layers)], dim=1)
+        deposited = total * RESPONSE[self.dataset.name] * energy[:, None]
+        return pre.scale_layers(cells, layers * deposited, calorimeter.slices)
+
+    @property
+    def latent(self) -> int:
+        """Latent numbers."""
+        return STRUCTURE[self.size].latent
+
+    @property
+    def fractions(self) -> int:
+        """V + 1 + L."""
+        calorimeter = self.dataset.calorimeter
+        return calorimeter.cells + 1 + len(calorimeter.layers)
 
     def _fractions(self, batch: Mapping[str, Tensor]) -> Tensor:
         """What the autoencoder sees, (B, V + 1 + L), float64."""

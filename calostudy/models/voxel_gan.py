@@ -9,8 +9,9 @@ of the lowest energy score of what the critic sees.
 In size `paper` the critic sees what the generator makes and the numbers that the family makes of
 real showers. In size `embedded`, which is trained in minutes and is no published configuration, it
 sees the same of both, made of cells in MeV above the threshold: square roots, in which small cells
-count, of the fractions of cells and of layers in the deposited energy; and how far the deposited
-energy is from its mean at this incident energy, in units of its width there. Showers are turned and
+count, of the fractions of cells and of layers in the deposited energy; and the inverse hyperbolic
+sine of how far the deposited energy is from its mean at this incident energy, in units of its width
+there. Showers are turned and
 mirrored at random while training.
 """
 
@@ -278,7 +279,8 @@ class VoxelGAN(Surrogate):
         layers = pre.layer_sums(cells, self.dataset.calorimeter.slices)
         total = layers.sum(dim=1, keepdim=True)
         middle, width = self._response(incident)
-        distance = (total[:, 0] / incident - middle) / width
+        # Of a generator that is far off, not more than the cells say.
+        distance = ((total[:, 0] / incident - middle) / width).asinh()
         fractions = torch.cat([cells, layers], dim=1) / total.clamp_min(self.dataset.threshold)
         # The slope of a square root has no end at 0.
         roots = torch.where(fractions > 0, fractions.clamp_min(1e-12).sqrt(), 0.0)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import field_validator
 
-from calostudy import geant4_times
+from calostudy import export_times, geant4_times
 from calostudy.errors import DataError
 from calostudy.grid_times import (
     ALL_THREADS,
@@ -24,6 +24,7 @@ from calostudy.grid_times import (
     read_times,
 )
 from calostudy.models import MODELS, build
+from calostudy.paths import data_dir
 from calostudy.relative_times import REFERENCES, agreement, all_times, relative
 from calostudy.results import Number
 from calostudy.tables import between, plus_minus, published, study_name
@@ -292,6 +293,28 @@ class TablesWalk(Walk):
                 "on": f"{machine_title(cell.machine)}, {cell.date}, {cell.target}",
             }
             for cell, memory in zip(cells(own), own["peak_memory_mib"], strict=True)
+        ]
+
+    # ---- ONNX Runtime -------------------------------------------------------------------------
+
+    def export_rows(self) -> list[dict[str, str]]:
+        """Exported surrogates (`calostudy.export_times`), one row for each batch size."""
+        table = export_times.read(data_dir() / "measured" / "exports.csv")
+        return [
+            {
+                "dataset": line.dataset,
+                "model": line.model,
+                "showers at once": f"{line.batch:,}",
+                "ONNX Runtime": between(line.onnx_ms, line.onnx_low, line.onnx_high),
+                "own sampler": between(line.own_ms, line.own_low, line.own_high),
+                "own / ONNX Runtime": between(line.ratio, line.ratio_low, line.ratio_high)
+                + (" (noisy)" if line.noisy else ""),
+                "largest difference": f"{line.difference:.1e}",
+                "across the threshold": f"{line.crossed:,} of {line.cells:,}",
+                "MB": f"{line.megabytes:.1f}",
+                "on": f"{line.machine}, {line.date}",
+            }
+            for line in table.itertuples()
         ]
 
     # ---- all sources --------------------------------------------------------------------------
