@@ -35,7 +35,9 @@ from calostudy.models.caloinn import FLOW, CaloINN
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.caloshowergan import CaloShowerGAN
 from calostudy.models.calovae_inn import CaloVAEINN
+from calostudy.models.diffusion import Diffusion
 from calostudy.models.dnn_calosim import DNNCaloSim
+from calostudy.models.flow_matching import FlowMatching
 from calostudy.models.surrogate import Surrogate
 from calostudy.models.voxel_gan import VoxelGAN
 from calostudy.networks.cubic_spline import CubicSettings, inverse_cubic_spline
@@ -184,10 +186,13 @@ class _DNN(Graph):
 class _Steps(Graph):
     """Of a diffusion of few steps, all of them."""
 
-    def __init__(self, surrogate: CaloScoreDistilled):
+    def __init__(self, surrogate: Diffusion):
         super().__init__(surrogate)
         calorimeter = surrogate.dataset.calorimeter
-        sizes = {"layer_noise": len(calorimeter.layers), "cell_noise": calorimeter.cells}
+        # Those of layers come from `calostudy.normal_space`, where a model has one.
+        space = getattr(surrogate, "space", None)
+        layers = space.layers.numbers if space else len(calorimeter.layers)
+        sizes = {"layer_noise": layers, "cell_noise": calorimeter.cells}
         # Streams as of `calostudy.models.diffusion.ShowerNoise`: the first numbers of a network.
         self.inputs = tuple(
             Input(name, size, stream=i << 16) for i, (name, size) in enumerate(sizes.items())
@@ -250,14 +255,14 @@ GRAPHS: dict[type[Surrogate], type[Graph]] = {
     CaloINN: _INN,
     CaloScoreDistilled: _Steps,
     CaloScoreSingleShot: _Steps,
+    FlowMatching: _Steps,
     CaloVAEINN: _VAEINN,
     DNNCaloSim: _DNN,
     CaloGAN: _CaloGAN,
     BoloGAN: _VoxelGAN,
     CaloShowerGAN: _VoxelGAN,
 }
-"""What can be exported. Others are not one graph (a cell or a point after the other), or have maps
-whose sizes depend on the showers."""
+"""What can be exported. Others are not one graph: a cell or a point after the other."""
 
 
 def unmasked(made: nn.Module) -> nn.Module:
@@ -328,7 +333,14 @@ def export(surrogate: Surrogate, out: str | Path) -> Path:
     return out
 
 
+def _place_in(ordered: Tensor, values: Tensor, *, right: bool = False, **rest) -> Tensor:
+    """`torch.searchsorted` by comparing everything: lines have a hundred numbers at most."""
+    ordered, values = ordered.unsqueeze(-2), values.unsqueeze(-1)
+    return (ordered <= values if right else ordered < values).sum(dim=-1)
+
+
 _BY_ARITHMETIC = {
+    torch.ops.aten.searchsorted.Tensor: _place_in,
     torch.ops.aten.special_ndtr.default: ndtr,
     torch.ops.aten.special_ndtri.default: ndtri,
 }

@@ -66,6 +66,8 @@ CASES = (
     *(("caloinn", "ds1-pions"), ("calodiffusion", "ds1-pions"), ("caloscore", "ds1-pions")),
     *(("calovae-inn", "ds1-pions"), ("flow-matching", "ds1-pions")),
     *(("dnn-calosim", "ds1-photons"), ("dnn-calosim", "ds1-pions"), ("caloman", "ds1-photons")),
+    *(("calogan", "calogan-eplus"), ("bologan", "ds1-photons"), ("bologan", "ds1-pions")),
+    *(("caloshowergan", "ds1-photons"), ("caloshowergan", "ds1-pions")),
 )
 """Models and data sets, the most important first; all others of the catalogue come behind."""
 

@@ -146,7 +146,7 @@ class CellMarginals:
         shares[rows, places] = self.threshold * logs.exp()
         shares = F.pad(shares, (0, 1))[:, by_layer].flatten(0, 1)
         cells = share_out(shares, energies.double().flatten(), self.threshold)
-        return cells.view(len(energies), -1)[:, by_cell]
+        return cells.view(energies.shape[0], -1)[:, by_cell]
 
     # ---- at the energies of a shower's layers -------------------------------------------
 

@@ -328,7 +328,7 @@ class CaloDiffusion(NormalDiffusion):
             process, conditions = self.processes[network], conditions.to(noise.dtype)
 
             def predict(x: Tensor, time: float) -> Tensor:
-                told = x.new_full((len(x),), process.path.at(time)[1])
+                told = x.new_full((x.shape[0],), process.path.at(time)[1])
                 return networks[network](x, told, conditions)
 
             numbers = noise.of(streams.index(network), (size,))

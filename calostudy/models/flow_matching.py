@@ -212,7 +212,7 @@ class FlowMatching(NormalDiffusion):
             process, condition = self.processes[network], condition.to(noise.dtype)
 
             def predict(x: Tensor, time: float) -> Tensor:
-                return networks[network](x, x.new_full((len(x),), time), condition)
+                return networks[network](x, x.new_full((x.shape[0],), time), condition)
 
             draw = noise.of(stream, (numbers,))
             return samplings[network].solve(process.denoiser(predict), process.path, draw).double()

@@ -83,20 +83,20 @@ class ShowerUNet(nn.Module):
         """The inverse of `_patched` for one channel."""
         if self.patch == (1, 1, 1):
             return images
-        images = images.reshape(len(images), 1, *self.patch, *self.places)
+        images = images.reshape(images.shape[0], 1, *self.patch, *self.places)
         images = images.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(
-            len(images), 1, *(n * k for n, k in zip(self.places, self.patch, strict=True))
+            images.shape[0], 1, *(n * k for n, k in zip(self.places, self.patch, strict=True))
         )
         z, a, r = self.sizes
         return images[:, :, :z, :a, :r]
 
     def background(self, conditions: Tensor) -> Tensor:
         """What the U-Net sees besides cells: geometry and energies of the layers, (B, C, ...)."""
-        images = self.images.expand(len(conditions), *([-1] * 4))
+        images = self.images.expand(conditions.shape[0], *([-1] * 4))
         if not self.structure.layers:
             return images
         energies = F.pad(conditions[:, 1:], (0, self.margin[0]))
-        energies = energies.view(len(energies), self.places[0], -1, 1, 1).transpose(1, 2)
+        energies = energies.unflatten(1, (self.places[0], -1, 1, 1)).transpose(1, 2)
         return torch.cat([images, energies.expand(-1, -1, *self.places)], dim=1)
 
     def forward(self, x: Tensor, time: Tensor, conditions: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ class ShowerTransformer(nn.Module):
         )
         tokens = torch.cat(
             [
-                embed(piece.view(len(x), count, size))
+                embed(piece.unflatten(1, (count, size)))
                 for embed, piece, count, size in zip(
                     self.embed, pieces, self.counts, self.sizes, strict=True
                 )
