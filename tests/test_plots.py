@@ -111,3 +111,21 @@ def test_times_of_one_energy_are_a_histogram():
     drawn = plots.time_against_energy(np.full(30, 65.0), np.linspace(400, 600, 30), None, "twin")
     assert "65 GeV" in drawn.axes[0].get_xlabel()
     assert drawn.axes[0].get_ylabel() == "showers"
+
+
+def test_a_loss_curve_marks_the_epoch_that_was_kept():
+    losses, scores = [1.0, 0.5, 0.7, 0.9], [4.0, 3.0, 1.0, 2.0]
+    epochs = [
+        {"epoch": i, "train_loss": loss, "validation_loss": loss, "energy_score": score}
+        for i, (loss, score) in enumerate(zip(losses, scores, strict=True), 1)
+    ]
+    plain = [{k: v for k, v in line.items() if k != "energy_score"} for line in epochs]
+    axes = plots.loss_curve({"gan": epochs, "flow": plain}).axes
+    kept = [
+        next(line.get_xdata()[0] for line in axis.get_lines() if line.get_label() == "weights kept")
+        for axis in axes[:2]
+    ]
+    assert kept == [3, 2]
+    assert axes[2].get_ylabel() == "energy score" and len(axes) == 3
+    labels = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert labels == ["training", "validation", "weights kept", "energy score"]

@@ -4,7 +4,8 @@ M. Faucci Giannelli & R. Zhang, arXiv:2309.06515. The generator's numbers are fr
 cell in its layer, of every layer in the deposited energy, and of this in the incident energy.
 
 Size `paper` has the published numbers of parameters for pions, with the moving averages of batch
-normalisations, which are not trained; that of photons has the same structure here.
+normalisations, which are not trained. Photons have the same structure here; the two and three
+generators that the authors submitted for them made cells only, as their critics' sizes tell.
 """
 
 from collections.abc import Mapping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,13 +12,17 @@ import seaborn
 from matplotlib.figure import Figure
 
 from calostudy.metrics import Score
-from calostudy.plots.style import COLOURS, GEANT4, INK, SURROGATE, label_of, log_axis
+from calostudy.plots.style import COLOURS, GEANT4, INK, SURROGATE, THIRD, label_of, log_axis
+
+CHOSEN_BY = ("divergence", "energy_score")
+"""What an epoch may be chosen by instead of its validation loss."""
 
 
 def loss_curve(log: Mapping[str, Sequence[Mapping[str, float]]], ylabel: str = "loss") -> Figure:
     """Training and validation loss of each network; ``log`` maps network -> epochs as logged.
 
-    A positive loss that falls by more than a decade has a logarithmic axis.
+    Where the epoch was chosen by another number, this has an axis of its own on the right. A
+    positive loss that falls by more than a decade has a logarithmic axis.
     """
     figure, axes = plt.subplots(
         1, len(log), figsize=(4.6 * len(log), 3.4), squeeze=False, layout="constrained"
@@ -28,13 +33,22 @@ def loss_curve(log: Mapping[str, Sequence[Mapping[str, float]]], ylabel: str = "
         axis.plot(
             number, [e["validation_loss"] for e in epochs], color=SURROGATE, label="validation"
         )
-        best = min(epochs, key=lambda e: e.get("divergence", e["validation_loss"]))
+        chosen_by = next((key for key in CHOSEN_BY if key in epochs[0]), "validation_loss")
+        best = min(epochs, key=itemgetter(chosen_by))
         axis.axvline(best["epoch"], color=INK, lw=0.8, ls=":", label="weights kept")
         axis.set(title=network, xlabel="epoch", ylabel=ylabel)
         losses = [e["validation_loss"] for e in epochs]
         if min(losses) > 0 and max(losses) > 10 * min(losses):
             axis.set_yscale("log")
-        axis.legend(fontsize="small")
+        lines = axis.get_lines()
+        if chosen_by != "validation_loss":
+            right, name = axis.twinx(), chosen_by.replace("_", " ")
+            values = [e[chosen_by] for e in epochs]
+            (line,) = right.plot(number, values, color=THIRD, lw=1.0, label=name)
+            right.set_ylabel(name, color=THIRD)
+            right.set_ylim(top=min(values) + 3.0 * (np.quantile(values, 0.8) - min(values)))
+            lines = [*lines, line]
+        axis.legend(handles=lines, fontsize="small")
     return figure
 
 
