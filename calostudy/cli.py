@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -424,12 +425,19 @@ def generate(
     clouds: Annotated[
         bool, typer.Option(help="Write point clouds, by a model that makes them; begins anew.")
     ] = False,
+    emulate: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="Round layers as in nvfp4, mxfp4, int8, ...: no time."),
+    ] = None,
 ) -> None:
     """Showers by a surrogate, in the public format, streamed to FILE; goes on after a kill.
 
-    Example: `calostudy generate caloflow-teacher calogan-eplus -n 5000 --out generated.h5`
+    Example: `calostudy generate caloflow-teacher calogan-eplus -n 5000 --out generated.h5`, or to
+    see what a format does to showers `calostudy generate flow-matching ds2 -n 500 --emulate nvfp4
+    --out rounded.h5`
     """
     from calostudy.datasets import dataset as catalogue_entry
+    from calostudy.emulation import SAMPLERS, emulated
     from calostudy.generation import draw_energies, generate_clouds
     from calostudy.generation import generate as generate_file
     from calostudy.showers import read_energies
@@ -440,13 +448,16 @@ def generate(
     if energies is not None:
         given = read_energies(energies, catalogue_entry(dataset).calorimeter)
     surrogate = _surrogate(model, dataset, size, weights, untrained)
-    if clouds:
-        wanted = draw_energies(surrogate.dataset, n, seed) if given is None else given
-        path = generate_clouds(surrogate, out_file, wanted, min(batch, 100), seed, target)
-    else:
-        path = generate_file(
-            surrogate, out_file, n=n, energies=given, batch=batch, seed=seed, target=target
-        )
+    if emulate and (clouds or model not in SAMPLERS):
+        raise UsageError(f"--emulate: cells of {', '.join(SAMPLERS)} only")
+    with emulated(surrogate, emulate) if emulate else nullcontext(surrogate) as surrogate:
+        if clouds:
+            wanted = draw_energies(surrogate.dataset, n, seed) if given is None else given
+            path = generate_clouds(surrogate, out_file, wanted, min(batch, 100), seed, target)
+        else:
+            path = generate_file(
+                surrogate, out_file, n=n, energies=given, batch=batch, seed=seed, target=target
+            )
     err.print(f"showers in {path}")
 
 

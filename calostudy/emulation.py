@@ -8,6 +8,7 @@ in float32. This says what a format does to showers, not how fast it would be.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,19 @@ from torch import Tensor, nn
 from calostudy.errors import UsageError
 from calostudy.models.surrogate import Surrogate
 from calostudy.number_formats import FORMATS
+
+SAMPLERS = {
+    "caloflow-student": "nflows",
+    "caloscore-single-shot": "eager",
+    "caloscore-distilled": "eager",
+    "flow-matching": "eager",
+    "calodiffusion": "eager",
+    "caloscore": "eager",
+    "dnn-calosim": None,
+    "bologan": None,
+    "caloshowergan": None,
+}
+"""Surrogates that can be emulated, and their sampler in plain torch; None: they have no other."""
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers whose operands are rounded; along the inputs that are summed over."""
@@ -24,7 +38,8 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def emulated(surrogate: Surrogate, name: str) -> Iterator[Surrogate]:
     """A copy of a surrogate, its layers in a format of `calostudy.number_formats.FORMATS`.
 
-    Its samplers have to ask the layers themselves, as "eager" or "nflows" do.
+    Its samplers have to ask the layers themselves: by default it has that of `SAMPLERS`. Its
+    attribute `emulated` is the format.
 
     Raises:
         UsageError: there is no such format; or, at the end, no layer of a network was asked, so
@@ -34,6 +49,9 @@ def emulated(surrogate: Surrogate, name: str) -> Iterator[Surrogate]:
         raise UsageError(f"no number format {name!r}; there are {', '.join(FORMATS)}")
     rounded, twin = FORMATS[name], copy.deepcopy(surrogate)
     twin.__dict__.pop("compiled", None)
+    twin.emulated = name
+    if SAMPLERS.get(surrogate.name):
+        twin.sample = partial(twin.sample, sampler=SAMPLERS[surrogate.name])
     asked: dict[str, int] = {}
     for network, module in twin.networks.items():
         for place, layer in module.named_modules():

@@ -69,7 +69,8 @@ def generate(
 
     Either `n`, with incident energies drawn by `draw_energies`, or `energies` (N,) in MeV. Shards
     are kept in `<out>.shards/` until all are there, so that memory stays bounded. The file has the
-    surrogate's name, dataset, size, seed and the SHA-256 of its weights as attributes.
+    surrogate's name, dataset, size, seed and the SHA-256 of its weights as attributes, and the
+    format that its layers have, where it is `calostudy.emulation.emulated`.
 
     Raises:
         UsageError: both or neither of `n` and `energies`, an impossible one, or shards of another
@@ -154,6 +155,7 @@ def _attributes(surrogate: Surrogate, seed: int) -> dict[str, str | int]:
         "size": surrogate.size,
         "seed": seed,
         "weights_sha256": surrogate.weights_sha256 or "untrained",
+        **({"emulated": surrogate.emulated} if hasattr(surrogate, "emulated") else {}),
     }
 
 

@@ -24,6 +24,7 @@ import threadpoolctl
 import torch
 
 from calostudy.errors import UsageError
+from calostudy.number_formats import FORMATS
 
 DEVICES = ("cpu", "cuda")
 PRECISIONS: dict[str, torch.dtype] = {
@@ -159,6 +160,12 @@ def target(name: str | HardwareTarget) -> HardwareTarget:
         raise _unknown(name, f"no device {device_part!r}; there are {', '.join(DEVICES)}")
     if match["device"] != "cpu" and match["threads"]:
         raise _unknown(name, "threads are a matter of the CPU")
+    if precision in FORMATS and precision not in PRECISIONS:
+        raise _unknown(
+            name,
+            f"{precision} is emulated, which tells of showers and not of time: "
+            f"calostudy generate --emulate {precision}",
+        )
     if precision not in PRECISIONS:
         raise _unknown(name, f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     compiler = compiler or "eager"

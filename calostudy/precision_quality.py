@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from calostudy.emulation import emulated
+from calostudy.emulation import SAMPLERS, emulated
 from calostudy.errors import CaloStudyError, DataError, UsageError
 from calostudy.evaluations import GEANT4, Judge
 from calostudy.files import atomic_path
@@ -30,17 +30,6 @@ from calostudy.provenance import code_version
 from calostudy.showers import Showers
 
 PLAIN = "fp32"
-SAMPLERS = {
-    "caloflow-student": "nflows",
-    "caloscore-single-shot": "eager",
-    "caloscore-distilled": "eager",
-    "flow-matching": "eager",
-    "calodiffusion": "eager",
-    "caloscore": "eager",
-    "dnn-calosim": None,
-}
-"""Surrogates that can be emulated, and their sampler in plain torch."""
-
 SIZE, TARGET = "embedded", "cpu-1/fp32"
 FIELDS = (
     *("model", "dataset", "size", "format", "quantity", "value", "uncertainty"),
@@ -71,7 +60,7 @@ def showers_in(surrogate: Surrogate, name: str, energies, seed: int) -> Showers:
         if name == PLAIN:
             return surrogate.sample(energies, seed=seed, **options)
         with emulated(surrogate, name) as twin:
-            return twin.sample(energies, seed=seed, **options)
+            return twin.sample(energies, seed=seed)
 
 
 def complete(

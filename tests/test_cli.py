@@ -418,9 +418,26 @@ def test_generate_untrained_writes_showers_in_the_public_format(run, tmp_path):
     assert showers.incident_energy.min() >= 1000
 
 
+def test_generate_emulates_a_format_and_says_so_in_the_file(run, tmp_path):
+    wanted = "generate", "dnn-calosim", "ds1-photons", "-n", 5, "--seed", 1
+    plain, rounded = tmp_path / "plain.h5", tmp_path / "rounded.h5"
+    assert run(*wanted, "--out", plain)[0] == 0
+    assert run(*wanted, "--emulate", "mxfp4", "--out", rounded)[0] == 0
+    with h5py.File(plain) as one, h5py.File(rounded) as other:
+        assert "emulated" not in one.attrs and other.attrs["emulated"] == "mxfp4"
+    one, other = (read(path, calorimeter("ds1-photons")) for path in (plain, rounded))
+    np.testing.assert_array_equal(one.incident_energy, other.incident_energy)
+    assert (one.cells != other.cells).any() and len(other) == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (
+            ("generate", "caloinn", "ds1-photons", "-n", 1, "--emulate", "nvfp4", "--out", "x.h5"),
+            "--emulate",
+        ),
+        (("time", "dnn-calosim", "ds1-photons", "--target", "cpu-1/nvfp4"), "--emulate nvfp4"),
         (("generate", "caloflow", "ds2", "-n", 1, "--out", "x.h5", "--untrained"), "caloflow"),
         (("fetch", "ds9"), "ds9"),
         (("fetch", "ds2", "--split", "half"), "half"),
@@ -435,6 +452,8 @@ def test_generate_untrained_writes_showers_in_the_public_format(run, tmp_path):
         (("inspect",), "Missing argument"),
     ],
     ids=[
+        "format of a model",
+        "time of a format",
         "model",
         "public dataset",
         "split",

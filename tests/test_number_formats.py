@@ -84,7 +84,16 @@ def test_showers_in_a_format_are_other_showers_near_by():
 def test_a_sampler_that_does_not_ask_the_layers_is_refused():
     surrogate = build("caloflow-student", "ds1-photons")
     with pytest.raises(UsageError, match="were not asked"), emulated(surrogate, "int8") as twin:
-        twin.sample(np.array([1e4]), seed=1)
+        twin.sample(np.array([1e4]), seed=1, sampler="one-pass")
+
+
+def test_an_emulated_surrogate_samples_in_plain_torch_by_itself():
+    surrogate, energies = build("caloscore-single-shot", "ds1-photons"), np.array([1e4])
+    with emulated(surrogate, "int8") as twin:
+        found = twin.sample(energies, seed=1).cells
+        expected = twin.sample(energies, seed=1, sampler="eager").cells
+    np.testing.assert_array_equal(found, expected)
+    assert twin.emulated == "int8" and not hasattr(surrogate, "emulated")
 
 
 def test_unknown_formats_are_refused():
