@@ -1,5 +1,7 @@
 """The tables of the papers: cells measured or with a reason, and times made comparable."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,7 +148,7 @@ def test_every_cell_of_table_2_has_a_time_or_a_reason(tmp_path, monkeypatch):
         place = BENCHMARK_DATASETS.index(dataset) * len(BATCHES) + BATCHES.index(batch)
         return rows[kind][place][model]
 
-    assert cell(ONE_THREAD, "caloinn", "ds2", 10) == "2 (1.8 to 2.4)"
+    assert cell(ONE_THREAD, "caloinn", "ds2", 10).startswith("2 (1.8 to 2.4) [")
     assert cell(GPU, "calodiffusion", "ds2", 1) == "2 (1.8 to 2.4) (trained)"
     reason = notes.reasons.index("more than 24 GB of memory") + 1
     assert cell(ONE_THREAD, "caloscore", "ds3", 1) == f"[{reason}]"
@@ -158,7 +160,8 @@ def test_every_cell_of_table_2_has_a_time_or_a_reason(tmp_path, monkeypatch):
 def test_a_time_of_one_round_says_so_and_has_no_uncertainty(tmp_path, monkeypatch):
     grid = grid_of(tmp_path, line("caloinn", "ds2", value=1234.5, rounds=1))
     walk, notes = walk_with(grid, monkeypatch), Notes()
-    assert walk.cell_text("caloinn", "ds2", 1, ONE_THREAD, notes) == "1,230 (1 round)"
+    assert walk.cell_text("caloinn", "ds2", 1, ONE_THREAD, notes) == "1,230 (1 round) [1]"
+    assert re.fullmatch(r"on .+, \d{4}-\d\d-\d\d", notes.reasons[0])
     assert np.isnan(look_up(grid, "caloinn", "ds2", "paper", ONE_THREAD, 1).uncertainty)
     assert all_times(grid).query("source == @HERE")["uncertainty"].isna().all()
 
@@ -204,7 +207,7 @@ def test_published_times_have_ours_or_a_reason_beside(tmp_path, monkeypatch):
     walk, notes = walk_with(grid, monkeypatch), Notes()
     rows = walk.beside_rows(walk.table_3(), notes)
     assert len(rows) == 7
-    assert rows[0]["here"] == "2 (1.8 to 2.4)"
+    assert rows[0]["here"] == "2 (1.8 to 2.4) [1]"
     assert rows[0]["published"] == "789"
     assert all(row["here"] for row in rows)
     assert "CaloFlow" not in notes.markdown()

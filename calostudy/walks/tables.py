@@ -183,7 +183,8 @@ class TablesWalk(Walk):
         return self.cell_text(model, dataset, batch, kind, notes)
 
     def cell_text(self, model: str, dataset: str, batch: int, kind: str, notes: Notes) -> str:
-        """The measured time of a published size with its range, or the mark of the reason."""
+        """The measured time of a published size with its range and the mark of its machine, or
+        the mark of the reason."""
         family = MODELS.get(model)
         if family is None:
             return notes.mark(f"{model} is not among the models of this study")
@@ -196,7 +197,7 @@ class TablesWalk(Walk):
             )
         if cell.value is None:
             return notes.mark(cell.reason or "measured without success, for no recorded reason")
-        return _text(cell)
+        return f"{_text(cell)} {notes.mark(f'on {machine_title(cell.machine)}, {cell.date}')}"
 
     def filled(self) -> str:
         """How many of the 72 cells of table 2 are filled, in Markdown."""
