@@ -287,10 +287,17 @@ def test_exported_surrogates_stand_with_ratio_and_difference(tmp_path, monkeypat
     times = {"onnx_ms": 0.5, "onnx_low": 0.4, "onnx_high": 0.6, "own_ms": 1.0}
     line = numbers | times | {"model": "bologan", "dataset": "ds1-pions", "batch": 100}
     line |= {"ratio": 2.0, "ratio_low": 1.9, "ratio_high": 2.1, "noisy": True, "cells": 4711}
-    line |= {"difference": 3.2e-5, "crossed": 2, "machine": "A, 2 cores", "date": "2026-11-28"}
+    line |= {
+        "difference": 3.2e-5,
+        "difference_999": 4e-6,
+        "crossed": 2,
+        "machine": "A, 2 cores",
+        "date": "2026-11-28",
+    }
     pd.DataFrame([line]).to_csv(tmp_path / "measured" / "exports.csv", index=False)
     monkeypatch.setattr(tables_walk, "data_dir", lambda: tmp_path)
     (row,) = TablesWalk().export_rows()
     assert row["ONNX Runtime"] == "0.5 (0.4 to 0.6)"
     assert row["own / ONNX Runtime"] == "2 (1.9 to 2.1) (noisy)"
+    assert row["of one cell in 1,000"] == "4.0e-06"
     assert row["largest difference"] == "3.2e-05" and row["across the threshold"] == "2 of 4,711"

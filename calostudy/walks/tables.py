@@ -311,6 +311,7 @@ class TablesWalk(Walk):
                 "own / ONNX Runtime": between(line.ratio, line.ratio_low, line.ratio_high)
                 + (" (noisy)" if line.noisy else ""),
                 "largest difference": f"{line.difference:.1e}",
+                "of one cell in 1,000": f"{line.difference_999:.1e}",
                 "across the threshold": f"{line.crossed:,} of {line.cells:,}",
                 "MB": f"{line.megabytes:.1f}",
                 "on": f"{line.machine}, {line.date}",
