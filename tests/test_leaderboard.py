@@ -165,6 +165,14 @@ def test_a_leaderboard_names_surrogates_that_were_scored_with_other_weights(walk
     assert "flow-matching" in text
 
 
+def test_a_leaderboard_says_which_times_are_of_another_machine(walk, monkeypatch):
+    table = walk.shipped.copy()
+    table.loc[table["model"] == "caloinn", "machine"] = "B"
+    monkeypatch.setattr(LeaderboardWalk, "shipped", table)
+    text = walk.introduction()
+    assert "CPU times: B (caloinn); a machine (all others); times of different machines" in text
+
+
 def test_a_data_set_without_lines_says_what_makes_them():
     with pytest.raises(DataError, match=r"python -m calostudy\.leaderboard makes them"):
         _ = LeaderboardWalk(dataset="segmentations").shipped

@@ -79,7 +79,7 @@ class LeaderboardWalk(Walk):
             f"{line.showers:,} showers of each at the incident energies of as many evaluation "
             f"showers of Geant4 (seed {line.seed}), classifiers of {line.hidden} nodes per layer "
             f"trained {line.repeats} times. The Geant4 floor is the same score of as many other "
-            f"showers of Geant4. CPU times: {'; '.join(sorted(self.shipped['machine'].unique()))}."
+            f"showers of Geant4. CPU times: {self._machines()}."
         )
         weights = current_weights(self.dataset)
         scored = self.shipped.drop_duplicates("model").set_index("model")["weights_sha256"]
@@ -93,6 +93,19 @@ class LeaderboardWalk(Walk):
         if missing:
             text += f" Not scored yet: {', '.join(missing)}."
         return text
+
+    def _machines(self) -> str:
+        """Where the times were measured; of several machines, which models on all but the one that
+        has most of them."""
+        own = self.shipped.drop_duplicates("model")
+        most, *others = own["machine"].value_counts().index
+        if not others:
+            return most
+        rest = [
+            f"{name} ({', '.join(own.loc[own['machine'] == name, 'model'])})" for name in others
+        ]
+        several = "times of different machines are not to be compared"
+        return f"{'; '.join([*rest, f'{most} (all others)'])}; {several}"
 
     def quality(self, model: str, quantity: str) -> tuple[float, float]:
         """A score and its uncertainty."""
