@@ -21,10 +21,9 @@ from tqdm import tqdm
 
 from calostudy.datasets import Dataset, load
 from calostudy.datasets import dataset as catalogue_entry
-from calostudy.errors import CaloStudyError, DataError, UsageError
-from calostudy.files import atomic_path
+from calostudy.errors import CaloStudyError, UsageError, exit_status
 from calostudy.hardware import target
-from calostudy.measured import read_lines
+from calostudy.measured import read_lines, write_lines
 from calostudy.metrics import METRICS, Options, Sample
 from calostudy.models import load as load_surrogate
 from calostudy.models import shipped_weights
@@ -217,8 +216,7 @@ def complete(
 
 
 def _write(out: Path, table: pd.DataFrame) -> None:
-    with atomic_path(out) as path:
-        table[list(FIELDS)].to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+    write_lines(out, table, FIELDS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -246,8 +244,7 @@ def main(argv: list[str] | None = None) -> int:
         judge = Judge(**{**given, "metrics": tuple(given["metrics"].split(","))})
         complete(out, models.split(","), solvers.split(","), evaluations, judge)
     except CaloStudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DataError) else 2
+        return exit_status(error)
     return 0
 
 

@@ -26,20 +26,20 @@ from calostudy import __version__
 from calostudy import preprocessing as pre
 from calostudy.errors import DataError, UsageError
 from calostudy.files import atomic_path
-from calostudy.models import calovae_inn, dnn_calosim
+from calostudy.models import calovae_inn
 from calostudy.models.bologan import BoloGAN
 from calostudy.models.caloflow import LARGEST, LAYERS, SMALLEST_CELL, VOXELS
 from calostudy.models.caloflow_student import CaloFlowStudent
-from calostudy.models.calogan import GAN, LATENT, CaloGAN
+from calostudy.models.calogan import CaloGAN
 from calostudy.models.caloinn import FLOW, CaloINN
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.caloshowergan import CaloShowerGAN
 from calostudy.models.calovae_inn import CaloVAEINN
-from calostudy.models.diffusion import Diffusion
+from calostudy.models.diffusion import Diffusion, NormalDiffusion
 from calostudy.models.dnn_calosim import DNNCaloSim
 from calostudy.models.flow_matching import FlowMatching
+from calostudy.models.one_pass import OnePass
 from calostudy.models.surrogate import Surrogate
-from calostudy.models.voxel_gan import VoxelGAN
 from calostudy.networks.cubic_spline import CubicSettings, inverse_cubic_spline
 from calostudy.networks.flows import spline_settings
 from calostudy.networks.iaf import inverse_autoregressive_steps
@@ -48,26 +48,10 @@ from calostudy.networks.spline_inverse import inverse_by_torch
 from calostudy.normal import ndtr, ndtri
 from calostudy.samplers.coupling import inverted
 from calostudy.samplers.maf_torch import TriangularSampler
-from calostudy.samplers.noise import normal, uniform
+from calostudy.samplers.noise import Noise
 
 INCIDENT, CELLS = "incident_energy", "cells"
 OPSET = 20
-
-
-@dataclass(frozen=True)
-class Input:
-    """Random numbers that a graph takes, (N, size): standard normal or uniform in (0, 1), of a
-    stream of `calostudy.samplers.noise`."""
-
-    name: str
-    size: int
-    distribution: str = "standard normal"
-    stream: int = 0
-
-    def draw(self, seed: int, first: int, n: int) -> np.ndarray:
-        """Those of showers first ... first + n - 1, float64."""
-        draw = {"standard normal": normal, "uniform": uniform}[self.distribution]
-        return draw(seed, first, n, self.size, self.stream)
 
 
 class Graph(nn.Module, ABC):
@@ -76,7 +60,7 @@ class Graph(nn.Module, ABC):
     A subclass sets `inputs` and says in `cells` what comes before the threshold.
     """
 
-    inputs: tuple[Input, ...]
+    inputs: tuple[Noise, ...]
 
     def __init__(self, surrogate: Surrogate):
         super().__init__()
@@ -99,7 +83,7 @@ class _Student(Graph):
         super().__init__(surrogate)
         calorimeter = surrogate.dataset.calorimeter
         self.layers = len(calorimeter.layers)
-        self.inputs = (Input("noise", self.layers + calorimeter.cells),)
+        self.inputs = (Noise("noise", self.layers + calorimeter.cells),)
         self.least = max(self.least, SMALLEST_CELL)
         self.first = TriangularSampler(surrogate.networks[LAYERS], "float32")
         self.steps = []
@@ -135,7 +119,7 @@ class _INN(Graph):
     def __init__(self, surrogate: CaloINN):
         super().__init__(surrogate)
         flow = surrogate.networks[FLOW]
-        self.inputs = (Input("noise", flow.features),)
+        self.inputs = (Noise("noise", flow.features),)
         self.blocks = copy.deepcopy(flow.blocks).eval()
 
     def cells(self, incident: Tensor, noise: Tensor) -> Tensor:
@@ -157,9 +141,9 @@ class _VAEINN(Graph):
         super().__init__(surrogate)
         flow = surrogate.networks[calovae_inn.FLOW]
         self.inputs = (
-            Input("noise", flow.features),
-            Input("latent_noise", surrogate.structure.latent, stream=1),
-            Input("hits", surrogate.dataset.calorimeter.cells, "uniform", stream=2),
+            Noise("noise", flow.features),
+            Noise("latent_noise", surrogate.structure.latent, stream=1),
+            Noise("hits", surrogate.dataset.calorimeter.cells, "uniform", stream=2),
         )
         self.blocks = copy.deepcopy(flow.blocks).eval()
         self.autoencoder = copy.deepcopy(surrogate.networks[calovae_inn.AUTOENCODER]).eval()
@@ -170,17 +154,13 @@ class _VAEINN(Graph):
         return self.surrogate.decoded(self.autoencoder, values, latent_noise, hits, incident)
 
 
-class _DNN(Graph):
-    def __init__(self, surrogate: DNNCaloSim):
+class _OnePass(Graph):
+    def __init__(self, surrogate: OnePass):
         super().__init__(surrogate)
-        self.inputs = (
-            Input("noise", surrogate.latent),
-            Input("hits", surrogate.fractions, "uniform", stream=1),
-        )
-        self.network = copy.deepcopy(surrogate.networks[dnn_calosim.AUTOENCODER]).eval()
+        self.inputs, self.made = surrogate.noise, surrogate.decoders("float32")
 
-    def cells(self, incident: Tensor, noise: Tensor, hits: Tensor) -> Tensor:
-        return self.surrogate.decoded(self.network, noise, hits, incident)
+    def cells(self, incident: Tensor, *numbers: Tensor) -> Tensor:
+        return self.surrogate.cells_from(self.made, incident, *numbers)
 
 
 class _Steps(Graph):
@@ -189,13 +169,12 @@ class _Steps(Graph):
     def __init__(self, surrogate: Diffusion):
         super().__init__(surrogate)
         calorimeter = surrogate.dataset.calorimeter
-        # Those of layers come from `calostudy.normal_space`, where a model has one.
-        space = getattr(surrogate, "space", None)
-        layers = space.layers.numbers if space else len(calorimeter.layers)
+        normal_space = isinstance(surrogate, NormalDiffusion)
+        layers = surrogate.space.layers.numbers if normal_space else len(calorimeter.layers)
         sizes = {"layer_noise": layers, "cell_noise": calorimeter.cells}
         # Streams as of `calostudy.models.diffusion.ShowerNoise`: the first numbers of a network.
         self.inputs = tuple(
-            Input(name, size, stream=i << 16) for i, (name, size) in enumerate(sizes.items())
+            Noise(name, size, stream=i << 16) for i, (name, size) in enumerate(sizes.items())
         )
         self.made = {
             name: surrogate.SAMPLERS["eager"](network, "float32")
@@ -205,38 +184,6 @@ class _Steps(Graph):
     def cells(self, incident: Tensor, *numbers: Tensor) -> Tensor:
         given = _Given(numbers)
         return self.surrogate.cells(incident, self.made, self.surrogate.samplings, given)
-
-
-class _VoxelGAN(Graph):
-    """All generators, of which each shower keeps the one of its energy."""
-
-    def __init__(self, surrogate: VoxelGAN):
-        super().__init__(surrogate)
-        latent = {surrogate.structure(name).latent for name in surrogate.ranges}
-        self.inputs = (Input("noise", *latent),)
-        self.generators = {
-            name: copy.deepcopy(net.generator) for name, net in surrogate.networks.items()
-        }
-
-    def cells(self, incident: Tensor, noise: Tensor) -> Tensor:
-        made = [
-            self.surrogate.cells_from(net, name, noise.float(), incident)
-            for name, net in self.generators.items()
-        ]
-        belongs, found = self.surrogate.belonging(incident)[:, None], made[0]
-        for i, cells in enumerate(made[1:], start=1):
-            found = torch.where(belongs == i, cells, found)
-        return found
-
-
-class _CaloGAN(Graph):
-    def __init__(self, surrogate: CaloGAN):
-        super().__init__(surrogate)
-        self.inputs = (Input("noise", LATENT[surrogate.size]),)
-        self.generator = copy.deepcopy(surrogate.networks[GAN].generator)
-
-    def cells(self, incident: Tensor, noise: Tensor) -> Tensor:
-        return self.surrogate.cells_from(self.generator, noise.float(), incident)
 
 
 @dataclass(frozen=True)
@@ -257,12 +204,13 @@ GRAPHS: dict[type[Surrogate], type[Graph]] = {
     CaloScoreSingleShot: _Steps,
     FlowMatching: _Steps,
     CaloVAEINN: _VAEINN,
-    DNNCaloSim: _DNN,
-    CaloGAN: _CaloGAN,
-    BoloGAN: _VoxelGAN,
-    CaloShowerGAN: _VoxelGAN,
+    DNNCaloSim: _OnePass,
+    CaloGAN: _OnePass,
+    BoloGAN: _OnePass,
+    CaloShowerGAN: _OnePass,
 }
-"""What can be exported. Others are not one graph: a cell or a point after the other."""
+"""What can be exported. Others are no fixed graph (a cell or a point after the other), ask their
+networks hundreds of times, or have no graph here yet (CaloDiffusion)."""
 
 
 def unmasked(made: nn.Module) -> nn.Module:
@@ -410,7 +358,7 @@ class Exported:
         return self.session.run([CELLS], {INCIDENT: energies, **feed})[0]
 
 
-def _input_of(about: dict[str, str], name: str) -> Input:
+def _input_of(about: dict[str, str], name: str) -> Noise:
     shape, _, rest = about[f"input {name}"].partition(") ")
     distribution, _, stream = rest.partition(", stream ")
-    return Input(name, int(shape.partition(", ")[2]), distribution, int(stream))
+    return Noise(name, int(shape.partition(", ")[2]), distribution, int(stream))

@@ -22,12 +22,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from calostudy.datasets import DATASETS
-from calostudy.errors import CaloStudyError, DataError
+from calostudy.errors import CaloStudyError, exit_status
 from calostudy.export import GRAPHS, Exported, export
-from calostudy.files import atomic_path
 from calostudy.generation import draw_energies
 from calostudy.hardware import target
-from calostudy.measured import read_lines
+from calostudy.measured import read_lines, write_lines
 from calostudy.models import load, shipped_weights
 from calostudy.models.surrogate import Surrogate
 from calostudy.provenance import code_version, processor
@@ -163,8 +162,7 @@ def complete(
         lines = pd.DataFrame([about | made | line for line in measure(surrogate, rounds, budget)])
         table = lines if table.empty else pd.concat([table.drop(own.index), lines])
         table = table.sort_values(["dataset", "model", "batch"], kind="stable")
-        with atomic_path(out) as path:
-            table[list(FIELDS)].to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+        write_lines(out, table, FIELDS)
     return out
 
 
@@ -180,8 +178,7 @@ def main(argv: list[str] | None = None) -> int:
         folders = exportable(given.datasets.split(","))
         complete(given.out, folders, given.rounds, given.budget)
     except CaloStudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DataError) else 2
+        return exit_status(error)
     return 0
 
 

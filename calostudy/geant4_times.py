@@ -21,10 +21,9 @@ import pandas as pd
 from calostudy.datasets import dataset as catalogue_entry
 from calostudy.datasets import showers_path
 from calostudy.energies import GEV
-from calostudy.errors import CaloStudyError, DataError
-from calostudy.files import atomic_path
+from calostudy.errors import CaloStudyError, DataError, exit_status
 from calostudy.geant4 import SETUPS, sidecar_path, simulate
-from calostudy.measured import read_lines
+from calostudy.measured import read_lines, write_lines
 from calostudy.paths import data_dir
 from calostudy.provenance import code_version, processor
 from calostudy.showers import read_energies
@@ -116,8 +115,7 @@ def complete(out: str | Path, datasets: Sequence[str], showers: int, seed: int) 
         if (here & (table["dataset"] == dataset)).any():
             continue
         table = pd.concat([table, pd.DataFrame(measure(dataset, showers, seed))])
-        with atomic_path(out) as path:
-            table.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+        write_lines(out, table, FIELDS)
     return out
 
 
@@ -132,8 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         complete(given.out, given.datasets.split(","), given.showers, given.seed)
     except CaloStudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DataError) else 2
+        return exit_status(error)
     return 0
 
 

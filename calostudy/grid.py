@@ -39,6 +39,7 @@ from calostudy.files import atomic_path
 from calostudy.generation import draw_energies
 from calostudy.grid_times import FIELDS, FIGURES, read_times
 from calostudy.hardware import HardwareTarget, describe_machine, require_support, target
+from calostudy.measured import write_lines
 from calostudy.models import MODELS, build, load, shipped_weights
 from calostudy.models.diffusion import Diffusion
 from calostudy.models.storage import stored
@@ -396,8 +397,7 @@ def complete(
             **measure(cell, each, peaks.get(cell.target)),
         }
         lines = pd.concat([table[~own].astype(object), pd.DataFrame([line], dtype=object)])
-        with atomic_path(out) as path:
-            lines[list(FIELDS)].to_csv(path, index=False, float_format="%.5g", lineterminator="\n")
+        write_lines(out, lines, FIELDS, digits=5)
     return out
 
 

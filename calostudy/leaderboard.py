@@ -19,12 +19,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from calostudy.errors import CaloStudyError, DataError
+from calostudy.errors import CaloStudyError, exit_status
 from calostudy.evaluations import GEANT4, Judge
-from calostudy.files import atomic_path
 from calostudy.generation import draw_energies, generate_showers
 from calostudy.hardware import target
-from calostudy.measured import read_lines
+from calostudy.measured import read_lines, write_lines
 from calostudy.metrics import Sample
 from calostudy.models import MODELS, shipped_weights
 from calostudy.models import load as load_surrogate
@@ -138,8 +137,7 @@ def complete(
 
 def _write(out: Path, table: pd.DataFrame) -> None:
     table = table.sort_values(["dataset", "model"], kind="stable").astype({"batch": "Int64"})
-    with atomic_path(out) as path:
-        table[list(FIELDS)].to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+    write_lines(out, table, FIELDS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,8 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         complete(out, [Judge(name, **given) for name in datasets.split(",")], budget)
     except CaloStudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DataError) else 2
+        return exit_status(error)
     return 0
 
 

@@ -27,11 +27,10 @@ import torch
 
 from calostudy.datasets import Dataset, load, showers_path
 from calostudy.datasets import dataset as catalogue_entry
-from calostudy.errors import CaloStudyError, DataError, UsageError
-from calostudy.files import atomic_path
+from calostudy.errors import CaloStudyError, UsageError, exit_status
 from calostudy.generation import generate_showers
 from calostudy.hardware import target
-from calostudy.measured import read_lines
+from calostudy.measured import read_lines, write_lines
 from calostudy.metrics import METRICS, Options, Sample
 from calostudy.models import build, shipped_weights
 from calostudy.models import load as load_surrogate
@@ -142,8 +141,7 @@ class _File:
         both = both.drop_duplicates(list(_KEY), keep="last")
         order = pd.to_numeric(both["training_showers"]).fillna(0)
         both = both.assign(order=order).sort_values(["order", "epochs"], kind="stable")
-        with atomic_path(self.path) as temporary:
-            both[list(FIELDS)].to_csv(temporary, index=False, lineterminator="\n")
+        write_lines(self.path, both, FIELDS, digits=None)
 
 
 def _row(quantity: str, value: float, error: float | None, kind: str, showers: int, **more):
@@ -342,8 +340,7 @@ def main(argv: list[str] | None = None) -> int:
         curve = Curve(**{**given, "metrics": tuple(given["metrics"].split(","))})
         measure(curve, sizes, out, work, progress=sys.stderr.isatty())
     except CaloStudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DataError) else 2
+        return exit_status(error)
     return 0
 
 

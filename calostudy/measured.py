@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from calostudy.errors import DataError
+from calostudy.files import atomic_path
 
 
 def read_lines(path: str | Path, fields: Sequence[str], **options) -> pd.DataFrame:
@@ -29,3 +30,13 @@ def read_lines(path: str | Path, fields: Sequence[str], **options) -> pd.DataFra
             f"{path}: its columns are {', '.join(table.columns)}, expected {', '.join(fields)}"
         )
     return table
+
+
+def write_lines(
+    path: str | Path, table: pd.DataFrame, fields: Sequence[str], digits: int | None = 6
+) -> None:
+    """The lines of a table as a CSV file with these columns, whole or not at all; numbers with so
+    many digits, or all."""
+    number = None if digits is None else f"%.{digits}g"
+    with atomic_path(path) as temporary:
+        table[list(fields)].to_csv(temporary, index=False, lineterminator="\n", float_format=number)

@@ -17,11 +17,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from calostudy.emulation import SAMPLERS, emulated
-from calostudy.errors import CaloStudyError, DataError, UsageError
+from calostudy.errors import CaloStudyError, UsageError, exit_status
 from calostudy.evaluations import GEANT4, Judge
-from calostudy.files import atomic_path
 from calostudy.hardware import target
-from calostudy.measured import read_lines
+from calostudy.measured import read_lines, write_lines
 from calostudy.metrics import Sample
 from calostudy.models import load, shipped_weights
 from calostudy.models.surrogate import Surrogate
@@ -106,9 +105,8 @@ def complete(
             sample = Sample.of(made, judge.entry)
         lines = [{**case, **score} for score in judge.scores(sample)]
         lines = [{**line, "made_by": f"code {code_version()}"} for line in lines]
-        with atomic_path(out) as path:
-            whole = pd.concat([table, pd.DataFrame(lines)]) if len(table) else pd.DataFrame(lines)
-            whole[list(FIELDS)].to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+        whole = pd.concat([table, pd.DataFrame(lines)]) if len(table) else pd.DataFrame(lines)
+        write_lines(out, whole, FIELDS)
     return out
 
 
@@ -128,8 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         judges = [Judge(name, **options) for name in given.datasets.split(",")]
         complete(given.out, judges, given.models.split(","), given.formats.split(","))
     except CaloStudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DataError) else 2
+        return exit_status(error)
     return 0
 
 

@@ -23,11 +23,10 @@ import pandas as pd
 
 from calostudy.datasets import Dataset, load
 from calostudy.datasets import dataset as catalogue_entry
-from calostudy.errors import CaloStudyError, DataError, UsageError
-from calostudy.files import atomic_path
+from calostudy.errors import CaloStudyError, UsageError, exit_status
 from calostudy.generation import generate
 from calostudy.hardware import target
-from calostudy.measured import read_lines
+from calostudy.measured import read_lines, write_lines
 from calostudy.metrics.ranking import Ranking, rank
 from calostudy.models import MODELS, shipped_weights
 from calostudy.models import load as load_surrogate
@@ -220,8 +219,7 @@ def complete(
 def _write(out: Path, table: pd.DataFrame) -> None:
     table = table.sort_values(["dataset", "quantity", "batch"], kind="stable")
     table = table.astype({"batch": "Int64"})
-    with atomic_path(out) as path:
-        table[list(FIELDS)].to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+    write_lines(out, table, FIELDS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -240,8 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         complete(out, [Contest(name, **given) for name in datasets.split(",")], work)
     except CaloStudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DataError) else 2
+        return exit_status(error)
     return 0
 
 

@@ -96,6 +96,13 @@ def test_an_emulated_surrogate_samples_in_plain_torch_by_itself():
     assert twin.emulated == "int8" and not hasattr(surrogate, "emulated")
 
 
+def test_showers_of_one_network_of_several_can_be_emulated():
+    surrogate = build("bologan", "ds1-photons")
+    with emulated(surrogate, "mxfp4") as twin:
+        found = twin.sample(np.array([16384.0]), seed=1).cells
+    assert (found != surrogate.sample(np.array([16384.0]), seed=1).cells).any()
+
+
 def test_unknown_formats_are_refused():
     with pytest.raises(UsageError, match="no number format 'fp2'; there are bf16"):
         emulated(build("dnn-calosim", "ds1-photons"), "fp2").__enter__()

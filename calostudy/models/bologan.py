@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from calostudy.models.surrogate import TrainingRecipe
-from calostudy.models.voxel_gan import Structure, VoxelGAN, recipe
+from calostudy.models.voxel_gan import Structure, VoxelGAN, recipes
 
 LOW, HIGH, ALL = "low", "high", "all"
 BORDER = 2.0**12
@@ -45,19 +45,7 @@ STRUCTURE: dict[str, dict[str, Structure]] = {
 }
 """By size and network."""
 
-RECIPES: dict[str, TrainingRecipe] = {
-    "paper": recipe(epochs=5_900, batch=128, rate=1e-4, beta=0.55),
-    "embedded": TrainingRecipe(
-        120,
-        32,
-        5e-4,
-        "cosine",
-        {"rise": 0.05, "end": 1e2},
-        validation=0.1,
-        average=0.999,
-        beta=0.5,
-    ),
-}
+RECIPES = recipes(epochs=5_900, batch=128, beta=0.55)
 """By size; a million steps of the generator took about 5,900 epochs of the published data."""
 
 

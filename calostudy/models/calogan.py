@@ -17,8 +17,7 @@ The epoch that is kept is that of the lowest energy score of the roots, as in
 `calostudy.models.voxel_gan`.
 """
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -29,16 +28,14 @@ from torch.nn.functional import softplus
 
 from calostudy import preprocessing as pre
 from calostudy.energies import GEV
-from calostudy.models.surrogate import ON_CPU, Surrogate, TrainingRecipe
-from calostudy.networks.adversarial import Adversaries, energy_score
+from calostudy.models.one_pass import OnePass, precision_of
+from calostudy.models.surrogate import TrainingRecipe
+from calostudy.networks.adversarial import ENERGY_SCORE, Adversaries, energy_score
 from calostudy.networks.lagan import Discriminator, Generator, Widths
-from calostudy.samplers.compiled import checked_precision
-from calostudy.samplers.noise import normal
-from calostudy.samplers.tiles import in_tiles
+from calostudy.samplers.noise import Noise
 from calostudy.showers import Showers
 
 GAN = "gan"
-ENERGY_SCORE = "energy_score"
 HIGHEST = 100.0
 """GeV, of incident energies."""
 
@@ -80,21 +77,15 @@ FAR = {"paper": 0.05, "embedded": 0.0}
 """What each GeV between deposited and incident energy adds to the generator's loss, by size."""
 
 
-class CaloGAN(Surrogate):
+class CaloGAN(OnePass):
     """CaloGAN on the three particles of its own calorimeter."""
 
     name: ClassVar[str] = "calogan"
-    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = ON_CPU
     datasets: ClassVar[tuple[str, ...]] = ("calogan-eplus", "calogan-gamma", "calogan-piplus")
 
     @property
     def storage(self) -> torch.dtype:
         return torch.int8 if self.embedded else super().storage
-
-    @property
-    def network_evaluations(self) -> int:
-        """One pass of the generator."""
-        return 1
 
     def recipe(self, network: str) -> TrainingRecipe:
         return RECIPES[self.size]
@@ -139,51 +130,19 @@ class CaloGAN(Surrogate):
     def chosen_by(self, network: str) -> str:
         return ENERGY_SCORE
 
-    def sample(
-        self,
-        incident_energy: np.ndarray,
-        seed: int = 0,
-        first: int = 0,
-        *,
-        precision: str | None = None,
-    ) -> Showers:
-        """Showers (cells float32) for incident energies (N,) in MeV.
+    @property
+    def noise(self) -> tuple[Noise, ...]:
+        return (Noise("noise", LATENT[self.size]),)
 
-        Cells below the data set's threshold are 0. `precision` of the generator is "float32" or
-        "float64", by default that of torch, which a hardware target sets.
+    def decoder(self, network: str) -> nn.Module:
+        return self.networks[network].generator
 
-        Raises:
-            UsageError: there is no such precision.
-        """
-        precision = checked_precision(precision)
-        energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
-        make = self.compiled.of(self.networks[GAN], precision, self._maker(precision))
-        noise = normal(seed, first, len(energy), LATENT[self.size])
-        cells = in_tiles(make, first, noise, energy)
-        showers = Showers(self.dataset.calorimeter, energy, cells.astype(np.float32))
-        return showers.above_threshold(self.dataset.threshold)
-
-    def _maker(self, precision: str) -> Callable[[nn.Module], Callable[..., np.ndarray]]:
-        """What makes, of the adversaries, the way from noise to cells in MeV."""
-        dtype = getattr(torch, precision)
-
-        def made(adversaries: Adversaries) -> Callable[..., np.ndarray]:
-            net = copy.deepcopy(adversaries.generator).to(dtype)
-
-            @torch.no_grad()
-            def make(noise: np.ndarray, energy: np.ndarray) -> np.ndarray:
-                noise, energy = torch.as_tensor(noise).to(dtype), torch.as_tensor(energy)
-                return self.cells_from(net, noise, energy).numpy(force=True)
-
-            return make
-
-        return made
-
-    def cells_from(self, net: nn.Module, noise: Tensor, energy: Tensor) -> Tensor:
-        """Cells (N, V) in MeV that a generator makes of standard normal numbers (N, latent) in its
-        precision and incident energies (N,) in MeV."""
-        incident = (energy / GEV).to(noise.dtype)
-        return GEV * self._cells(net(self._inputs(noise, incident)), incident).double()
+    def cells_from(
+        self, decoders: Mapping[str, nn.Module], incident: Tensor, noise: Tensor
+    ) -> Tensor:
+        dtype = precision_of(decoders[GAN])
+        noise, incident = noise.to(dtype), (incident / GEV).to(dtype)
+        return GEV * self._cells(decoders[GAN](self._inputs(noise, incident)), incident).double()
 
     def _inputs(self, noise: Tensor, incident: Tensor) -> Tensor:
         """What the generator is given, (N, inputs); incident (N,) in GeV."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
 from calostudy.models.surrogate import TrainingRecipe
-from calostudy.models.voxel_gan import Structure, VoxelGAN, recipe
+from calostudy.models.voxel_gan import Structure, VoxelGAN, recipes
 
 GAN = "gan"
 
@@ -32,19 +32,7 @@ STRUCTURE: dict[str, Structure] = {
 }
 """By size."""
 
-RECIPES: dict[str, TrainingRecipe] = {
-    "paper": recipe(epochs=23_500, batch=512, rate=1e-4, beta=0.5),
-    "embedded": TrainingRecipe(
-        120,
-        32,
-        5e-4,
-        "cosine",
-        {"rise": 0.05, "end": 1e2},
-        validation=0.1,
-        average=0.999,
-        beta=0.5,
-    ),
-}
+RECIPES = recipes(epochs=23_500, batch=512, beta=0.5)
 """By size; a million steps of the generator took about 23,500 epochs of the published data."""
 
 

@@ -20,8 +20,7 @@ is the likelihood of just this, with the divergence in full. The condition is th
 incident energy; showers are turned and mirrored at random while training.
 """
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import ClassVar
@@ -34,11 +33,10 @@ from torch.special import ndtri
 
 from calostudy import preprocessing as pre
 from calostudy.models.calovae_decoders import EMPTY, Hits
-from calostudy.models.surrogate import ON_CPU, Surrogate, TrainingRecipe
+from calostudy.models.one_pass import OnePass, precision_of
+from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.vae import divergence, draw, perceptron
-from calostudy.samplers.compiled import checked_precision
-from calostudy.samplers.noise import normal, uniform
-from calostudy.samplers.tiles import in_tiles
+from calostudy.samplers.noise import Noise
 from calostudy.showers import Showers
 
 AUTOENCODER = "vae"
@@ -219,17 +217,11 @@ def _log(fractions: Tensor) -> Tensor:
     return fractions.clamp_min(1e-9).log()
 
 
-class DNNCaloSim(Surrogate):
+class DNNCaloSim(OnePass):
     """DNN CaloSim on dataset 1 of the CaloChallenge; published for its pions."""
 
     name: ClassVar[str] = "dnn-calosim"
-    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = ON_CPU
     datasets: ClassVar[tuple[str, ...]] = tuple(RESPONSE)
-
-    @property
-    def network_evaluations(self) -> int:
-        """One pass of the decoder."""
-        return 1
 
     def recipe(self, network: str) -> TrainingRecipe:
         return RECIPES[self.size]
@@ -262,67 +254,24 @@ class DNNCaloSim(Surrogate):
         given = self._fractions(batch), *self._given(batch["incident"])
         return self.networks[network].loss(*(each.to(self.precision) for each in given))
 
-    def sample(
-        self,
-        incident_energy: np.ndarray,
-        seed: int = 0,
-        first: int = 0,
-        *,
-        precision: str | None = None,
-    ) -> Showers:
-        """Showers (cells float32) for incident energies (N,) in MeV.
-
-        Cells below the data set's threshold are 0. `precision` of the decoder is "float32" or
-        "float64", by default that of torch, which a hardware target sets.
-
-        Raises:
-            UsageError: there is no such precision.
-        """
-        precision = checked_precision(precision)
-        energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
-        decode = self.compiled.of(self.networks[AUTOENCODER], precision, self._decoder(precision))
-        noise = normal(seed, first, len(energy), self.latent)
-        random = uniform(seed, first, len(energy), self.fractions, stream=1)
-        cells = in_tiles(decode, first, noise, random, energy)
-        showers = Showers(self.dataset.calorimeter, energy, cells.astype(np.float32))
-        return showers.above_threshold(self.dataset.threshold)
-
-    def _decoder(self, precision: str) -> Callable[[nn.Module], Callable[..., np.ndarray]]:
-        """What makes, of the network, the way from noise to cells in MeV."""
-
-        def made(network: Means | Draws) -> Callable[..., np.ndarray]:
-            network = copy.deepcopy(network).to(getattr(torch, precision))
-
-            @torch.no_grad()
-            def decode(*given: np.ndarray) -> np.ndarray:
-                return self.decoded(network, *map(torch.as_tensor, given)).numpy(force=True)
-
-            return decode
-
-        return made
-
-    def decoded(
-        self, network: Means | Draws, noise: Tensor, random: Tensor, energy: Tensor
-    ) -> Tensor:
-        """Cells (N, V) in MeV, before the threshold: of normal noise (N, latent), uniform random
-        numbers (N, V + 1 + L) and incident energies (N,) in MeV, by a network in its precision."""
-        calorimeter, dtype = self.dataset.calorimeter, next(network.parameters()).dtype
-        given = noise, random, *self._given(energy)
-        found = network.shower(*(each.to(dtype) for each in given)).double()
-        cells, total, layers = found.split([calorimeter.cells, 1, len(calorimeter.layers)], dim=1)
-        deposited = total * RESPONSE[self.dataset.name] * energy[:, None]
-        return pre.scale_layers(cells, layers * deposited, calorimeter.slices)
-
     @property
-    def latent(self) -> int:
-        """Latent numbers."""
-        return STRUCTURE[self.size].latent
-
-    @property
-    def fractions(self) -> int:
-        """V + 1 + L."""
+    def noise(self) -> tuple[Noise, ...]:
         calorimeter = self.dataset.calorimeter
-        return calorimeter.cells + 1 + len(calorimeter.layers)
+        fractions = calorimeter.cells + 1 + len(calorimeter.layers)
+        return (
+            Noise("noise", STRUCTURE[self.size].latent),
+            Noise("hits", fractions, "uniform", stream=1),
+        )
+
+    def cells_from(
+        self, decoders: Mapping[str, Means | Draws], incident: Tensor, *numbers: Tensor
+    ) -> Tensor:
+        calorimeter, decoder = self.dataset.calorimeter, decoders[AUTOENCODER]
+        given = (each.to(precision_of(decoder)) for each in (*numbers, *self._given(incident)))
+        found = decoder.shower(*given).double()
+        cells, total, layers = found.split([calorimeter.cells, 1, len(calorimeter.layers)], dim=1)
+        deposited = total * RESPONSE[self.dataset.name] * incident[:, None]
+        return pre.scale_layers(cells, layers * deposited, calorimeter.slices)
 
     def _fractions(self, batch: Mapping[str, Tensor]) -> Tensor:
         """What the autoencoder sees, (B, V + 1 + L), float64."""

@@ -29,12 +29,16 @@ from calostudy.models.point_surrogate import (
     PointSurrogate,
     Sets,
 )
-from calostudy.networks.adversarial import Adversaries, Reversed, energy_score, slope_error
+from calostudy.networks.adversarial import (
+    ENERGY_SCORE,
+    Adversaries,
+    Reversed,
+    energy_score,
+    slope_error,
+)
 from calostudy.networks.mean_field import MeanFieldCritic
 from calostudy.networks.sets import mean_over_sets
 from calostudy.samplers.compiled import checked_precision
-
-ENERGY_SCORE = "energy_score"
 
 
 @dataclass(frozen=True)

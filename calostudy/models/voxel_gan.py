@@ -11,31 +11,32 @@ real showers. In size `embedded`, which is trained in minutes and is no publishe
 sees the same of both, made of cells in MeV above the threshold: square roots, in which small cells
 count, of the fractions of cells and of layers in the deposited energy; and the inverse hyperbolic
 sine of how far the deposited energy is from its mean at this incident energy, in units of its width
-there. Showers are turned and
-mirrored at random while training.
+there. Showers are turned and mirrored at random while training.
 """
 
-import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
-from calostudy.models.surrogate import ON_CPU, Surrogate, TrainingRecipe
-from calostudy.networks.adversarial import Adversaries, Reversed, energy_score, slope_error
+from calostudy.models.one_pass import OnePass, precision_of
+from calostudy.models.surrogate import TrainingRecipe
+from calostudy.networks.adversarial import (
+    ENERGY_SCORE,
+    Adversaries,
+    Reversed,
+    energy_score,
+    slope_error,
+)
 from calostudy.networks.vae import perceptron
-from calostudy.samplers.compiled import checked_precision
-from calostudy.samplers.noise import normal
-from calostudy.samplers.tiles import in_tiles
+from calostudy.samplers.noise import Noise
 from calostudy.showers import Showers
 
-ENERGY_SCORE = "energy_score"
 RATIO = {"paper": 5, "embedded": 2}
 """Steps of the critic for each of the generator, by size."""
 
@@ -75,19 +76,12 @@ def generator(structure: Structure, outputs: int) -> nn.Sequential:
     return nn.Sequential(*steps)
 
 
-class VoxelGAN(Surrogate):
+class VoxelGAN(OnePass):
     """A family says its structures and recipe, and how the generator's numbers become cells."""
-
-    runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = ON_CPU
 
     @property
     def storage(self) -> torch.dtype:
         return torch.int8 if self.embedded else super().storage
-
-    @property
-    def network_evaluations(self) -> int:
-        """One pass of the generator."""
-        return 1
 
     @property
     @abstractmethod
@@ -188,67 +182,26 @@ class VoxelGAN(Surrogate):
     def chosen_by(self, network: str) -> str:
         return ENERGY_SCORE
 
-    def sample(
-        self,
-        incident_energy: np.ndarray,
-        seed: int = 0,
-        first: int = 0,
-        *,
-        precision: str | None = None,
-    ) -> Showers:
-        """Showers (cells float32) for incident energies (N,) in MeV.
+    @property
+    def noise(self) -> tuple[Noise, ...]:
+        (latent,) = {self.structure(name).latent for name in self.ranges}
+        return (Noise("noise", latent),)
 
-        Cells below the data set's threshold are 0. `precision` of the generator is "float32" or
-        "float64", by default that of torch, which a hardware target sets.
+    def decoder(self, network: str) -> nn.Module:
+        return self.networks[network].generator
 
-        Raises:
-            UsageError: there is no such precision.
-        """
-        precision = checked_precision(precision)
-        energy = np.atleast_1d(np.asarray(incident_energy, np.float64))
-        cells = np.zeros((len(energy), self.dataset.calorimeter.cells))
-        belongs = self.belonging(torch.as_tensor(energy)).numpy(force=True)
-        for i, network in enumerate(self.ranges):
-            if (belongs == i).any():
-                make = self.compiled.of(
-                    self.networks[network], precision, self._maker(network, precision)
-                )
-                noise = normal(seed, first, len(energy), self.structure(network).latent)
-                # All showers, so that each keeps its place in its tile; few have another network.
-                cells[belongs == i] = in_tiles(make, first, noise, energy)[belongs == i]
-        showers = Showers(self.dataset.calorimeter, energy, cells.astype(np.float32))
-        return showers.above_threshold(self.dataset.threshold)
-
-    def belonging(self, incident: Tensor) -> Tensor:
-        """Of which network showers of incident energies (N,) in MeV are: its index, (N,)."""
-        _, *later = (lowest for lowest, _ in self.ranges.values())
-        return sum(
-            ((incident >= begin).long() for begin in later), torch.zeros_like(incident).long()
-        )
-
-    def _maker(
-        self, network: str, precision: str
-    ) -> Callable[[nn.Module], Callable[..., np.ndarray]]:
-        """What makes, of the adversaries, the way from noise to cells in MeV."""
-        dtype = getattr(torch, precision)
-
-        def made(adversaries: Adversaries) -> Callable[..., np.ndarray]:
-            net = copy.deepcopy(adversaries.generator).to(dtype)
-
-            @torch.no_grad()
-            def make(noise: np.ndarray, energy: np.ndarray) -> np.ndarray:
-                noise, energy = torch.as_tensor(noise).to(dtype), torch.as_tensor(energy)
-                return self.cells_from(net, network, noise, energy).numpy(force=True)
-
-            return make
-
-        return made
-
-    def cells_from(self, net: nn.Module, network: str, noise: Tensor, incident: Tensor) -> Tensor:
-        """Cells (N, V) in MeV that a generator, of a network, makes of standard normal numbers
-        (N, latent) in its precision, before the threshold."""
-        condition = self._condition(network, incident).to(noise.dtype)
-        return self.cells(net(self._inputs(noise, condition)).double(), incident)
+    def cells_from(
+        self, decoders: Mapping[str, nn.Module], incident: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Each generator makes all showers, of which it keeps those of its range."""
+        found = None
+        for name, (lowest, _) in self.ranges.items():
+            given = noise, self._condition(name, incident)
+            given = self._inputs(*(each.to(precision_of(decoders[name])) for each in given))
+            cells = self.cells(decoders[name](given).double(), incident)
+            later = (incident >= lowest)[:, None]
+            found = cells if found is None else torch.where(later, cells, found)
+        return found
 
     def _inputs(self, noise: Tensor, condition: Tensor) -> Tensor:
         """What a generator is given: the originals' random numbers are 0.5 ± 0.5."""
@@ -299,7 +252,15 @@ def _powers(incident: Tensor) -> Tensor:
     return (incident / 4096.0).log()[:, None] ** torch.arange(DEGREE + 1)
 
 
-def recipe(epochs: int, batch: int, rate: float, beta: float) -> TrainingRecipe:
-    """Of a published training: the learning rate stays as it is."""
+def recipes(epochs: int, batch: int, beta: float) -> dict[str, TrainingRecipe]:
+    """By size: the published one, whose learning rate stays as it is, and that of minutes."""
     constant = {"milestones": (), "factor": 1.0}
-    return TrainingRecipe(epochs, batch, rate, "multistep", constant, validation=0.1, beta=beta)
+    falling = {"rise": 0.05, "end": 1e2}
+    return {
+        "paper": TrainingRecipe(
+            epochs, batch, 1e-4, "multistep", constant, validation=0.1, beta=beta
+        ),
+        "embedded": TrainingRecipe(
+            120, 32, 5e-4, "cosine", falling, validation=0.1, average=0.999, beta=0.5
+        ),
+    }

@@ -8,6 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+ENERGY_SCORE = "energy_score"
+"""What trainings log of `energy_score`, and choose their epoch by."""
+
 
 class Adversaries(nn.Module):
     """A generator and its critic, which showers are made without."""

@@ -6,6 +6,8 @@ threads or interrupted runs, every shower gets the same noise. The generator is 
 0 ... i - 1.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.random import Philox
 from scipy.special import ndtri
@@ -42,3 +44,22 @@ def normal(seed, first, n, dims, stream=0) -> np.ndarray:
     """Standard normal numbers (n, dims), as `uniform`: the normal quantiles of its numbers."""
     numbers = uniform(seed, first, n, dims, stream)
     return ndtri(numbers, out=numbers)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random numbers of each shower, (N, size): standard normal or uniform in (0, 1), of a stream.
+
+    >>> Noise("hits", 3, "uniform").draw(seed=1, first=0, n=2).shape
+    (2, 3)
+    """
+
+    name: str
+    size: int
+    distribution: str = "standard normal"
+    stream: int = 0
+
+    def draw(self, seed: int, first: int, n: int) -> np.ndarray:
+        """Those of showers first ... first + n - 1, float64."""
+        draw = {"standard normal": normal, "uniform": uniform}[self.distribution]
+        return draw(seed, first, n, self.size, self.stream)
