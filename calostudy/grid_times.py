@@ -3,7 +3,8 @@
 A cell is a model with a data set and a size, on a target and a machine, at a batch size, as one of
 three figures: cold (from the start of the process to the written file), latency (single showers,
 one after the other) or throughput (warm, per batch). Times are ms per shower; a cell that could not
-be measured has no value, and a reason.
+be measured has no value, and a reason. Where `evaluations` is a number, the time of a diffusion is
+counted on from that of so many network evaluations and fewer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FIELDS = (
     *("machine", "date", "model", "dataset", "size", "trained", "target", "figure", "batch"),
     *("value", "low", "high", "p50", "p90", "p99", "unit", "rounds", "dropped", "busy", "noisy"),
     *("cpu_ms", "peak_memory_mib", "flops_per_shower", "bytes_per_shower", "roofline_fraction"),
-    *("energy_joule", "reason", "weights_sha256", "made_by"),
+    *("energy_joule", "evaluations", "reason", "weights_sha256", "made_by"),
 )
 FIGURES = ("cold", "latency", "throughput")
 _TEXT = (
@@ -91,6 +92,7 @@ class Cell:
     machine: str
     date: str
     reason: str = ""
+    evaluations: int | None = None
 
     @property
     def uncertainty(self) -> float:
@@ -120,6 +122,7 @@ def cells(table: pd.DataFrame) -> list[Cell]:
             machine=row.machine,
             date=row.date,
             reason=row.reason,
+            evaluations=None if pd.isna(row.evaluations) else int(row.evaluations),
         )
         for row in table.itertuples()
     ]

@@ -9,7 +9,8 @@ case has run once to warm up, each round times every case once, in shuffled orde
 for its budget sits out some of the rounds, and the result says how many it ran. A sample of a case
 is repeated until it lasts ``MINIMUM_SECONDS``. The result is the median over rounds, its spread the
 16 and 84 % quantiles; a ratio is the median of the ratios within each round, so that a machine that
-slows down for a while slows both. How busy other processes kept the machine is read from the kernel
+slows down for a while slows both. A diffusion too slow for any round can be timed at two numbers of
+network evaluations, of which a straight line says what all of them take. How busy other processes kept the machine is read from the kernel
 around each sample: samples above ``BUSY`` are left out where three quiet ones remain, and the
 result is marked as noisy where they do not. The CPU time that the process itself used is recorded
 beside: it is what a busy machine disturbs least.
@@ -34,6 +35,7 @@ from calostudy.errors import DataError, UsageError
 from calostudy.generation import draw_energies
 from calostudy.hardware import HardwareTarget, require_support
 from calostudy.hardware import target as hardware_target
+from calostudy.models.diffusion import Diffusion
 from calostudy.models.surrogate import Surrogate
 from calostudy.showers import read_energies
 
@@ -187,7 +189,8 @@ class SurrogateTime:
 
     value, low, high: median and 16-84 % quantiles over rounds; cpu: CPU ms of all threads; noisy:
     other processes were busy in all but two rounds; yardstick: what ``ratio`` (yardstick over ours,
-    paired) compares with, its own ms per shower beside; trained: or random weights.
+    paired) compares with, its own ms per shower beside; trained: or random weights; evaluations:
+    the most network evaluations that ran, where they are not all and the rest is counted on.
     """
 
     model: str
@@ -210,6 +213,7 @@ class SurrogateTime:
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    evaluations: int | None = None
     inside: str = INSIDE
 
     def as_dict(self) -> dict:
@@ -238,6 +242,69 @@ def time_surrogate(
         time_contestants(contestants, batch, target, against, rounds, seed, budget)["ours"]
         for batch in batches
     ]
+
+
+def time_by_evaluations(
+    surrogate: Diffusion,
+    batch: int,
+    target: str | HardwareTarget = "cpu-1/fp32",
+    evaluations: tuple[int, int] = (2, 6),
+    rounds: int = 5,
+    seed: int = 0,
+    budget: float = BUDGET_SECONDS,
+) -> SurrogateTime:
+    """ms per shower of a diffusion that takes too long to be timed whole.
+
+    Both numbers of `evaluations` run in each round; the straight line through their times says what
+    the surrogate's own number takes. What does not depend on it (the other networks, noise,
+    energies) is in both.
+
+    Raises:
+        UsageError: unknown target, or one that this machine or the surrogate lacks.
+    """
+    where = hardware_target(target)
+    require_support(surrogate, where)
+    with where.active():
+        surrogate.to(where.torch_device)
+        cases = {
+            str(count): _calls(surrogate, batch, where, seed, None, {"evaluations": count})
+            for count in evaluations
+        }
+        run = race(cases, rounds, seed, budget=budget)
+        surrogate.to("cpu")
+    few, many = (run.counted(case) for case in cases)
+    common = few.keys() & many.keys()
+    if not common:  # different rounds were quiet
+        few, many = (run.samples[case] for case in cases)
+        common = few.keys() & many.keys()
+    share = (surrogate.network_evaluations - evaluations[0]) / (evaluations[1] - evaluations[0])
+
+    def whole(quantity: str) -> list[float]:
+        return [
+            (1.0 - share) * getattr(few[i], quantity) + share * getattr(many[i], quantity)
+            for i in common
+        ]
+
+    low, value, high = np.quantile(whole("seconds"), (QUANTILES[0], 0.5, QUANTILES[1]))
+    longer = run.timing(str(evaluations[1]))
+    scale = 1e3 / batch
+    return SurrogateTime(
+        model=surrogate.name,
+        dataset=surrogate.dataset.name,
+        size=surrogate.size,
+        trained=surrogate.weights_sha256 is not None,
+        target=where.name,
+        batch=batch,
+        value=float(value) * scale,
+        low=float(low) * scale,
+        high=float(high) * scale,
+        cpu=float(np.median(whole("cpu"))) * scale,
+        rounds=len(common),
+        dropped=longer.dropped,
+        busy=longer.busy,
+        noisy=longer.noisy,
+        evaluations=evaluations[1],
+    )
 
 
 Contestant = tuple[Surrogate, str | None]
@@ -271,7 +338,9 @@ def time_contestants(
         for surrogate, _ in contestants.values():
             surrogate.to(where.torch_device)
         cases = {
-            name: _calls(surrogate, batch, where, seed, energy, sampler)
+            name: _calls(
+                surrogate, batch, where, seed, energy, {"sampler": sampler} if sampler else {}
+            )
             for name, (surrogate, sampler) in contestants.items()
         }
         run = race(cases, rounds, seed, budget=budget)
@@ -324,13 +393,12 @@ def _calls(
     where: HardwareTarget,
     seed: int,
     energy: float | None,
-    sampler: str | None,
+    options: Mapping[str, object],
 ) -> Callable[[], None]:
     """A function that generates one batch, other showers at each call."""
     energies = draw_energies(surrogate.dataset, batch * ENERGY_SETS, seed)
     if energy is not None:
         energies = np.full_like(energies, energy)
-    options = {} if sampler is None else {"sampler": sampler}
     numbers = itertools.cycle(range(ENERGY_SETS))
 
     def generate() -> None:

@@ -58,6 +58,16 @@ def test_a_cell_that_takes_too_long_has_its_reason(monkeypatch):
     assert line["reason"].startswith("takes more than") and "value" not in line
 
 
+def test_a_diffusion_that_takes_too_long_is_counted_on_from_few_network_evaluations(monkeypatch):
+    monkeypatch.setattr(grid, "LIMIT", 0.2)
+    (cell,) = grid.plan(
+        ["cpu-1/fp32"], ["calodiffusion"], ["ds1-photons"], ["embedded"], [10], ["throughput"]
+    )
+    line = grid.measure(cell, 0.1)
+    assert line["reason"] == "" and line["evaluations"] == 6
+    assert 10 * line["value"] > 1e3 * grid.LIMIT
+
+
 def test_latencies_are_quantiles_of_single_showers():
     line = grid.measure(cells(["latency"], batches=[1])[0], 0.3)
     assert line["batch"] == 1 and line["low"] <= line["p50"] <= line["high"]

@@ -166,6 +166,13 @@ def test_a_time_of_one_round_says_so_and_has_no_uncertainty(tmp_path, monkeypatc
     assert all_times(grid).query("source == @HERE")["uncertainty"].isna().all()
 
 
+def test_a_time_of_few_network_evaluations_says_so(tmp_path, monkeypatch):
+    grid = grid_of(tmp_path, line("calodiffusion", "ds2", batch=100, evaluations=6))
+    walk, notes = walk_with(grid, monkeypatch), Notes()
+    walk.cell_text("calodiffusion", "ds2", 100, ONE_THREAD, notes)
+    assert notes.reasons[0].endswith("counted on from 6 network evaluations and fewer")
+
+
 def test_all_threads_have_a_table_only_where_they_were_measured(tmp_path, monkeypatch):
     walk = walk_with(grid_of(tmp_path, line("caloinn", "ds2")), monkeypatch)
     assert walk.benchmark_kinds == [ONE_THREAD, GPU]

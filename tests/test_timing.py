@@ -20,6 +20,7 @@ from calostudy.timing import (
     race,
     shipped_geant4_time,
     speed_up,
+    time_by_evaluations,
     time_contestants,
     time_surrogate,
 )
@@ -238,6 +239,28 @@ def test_a_target_that_the_surrogate_does_not_do_is_refused_not_mislabelled():
             time_surrogate(Toy(), batches=(1,), target=target)
     with pytest.raises(UsageError, match="no precision"):
         time_surrogate(Toy(), batches=(1,), target="cpu-1/fp31")
+
+
+class ToyDiffusion(Toy):
+    """Takes 5 ms per batch and 1 ms for each shower and each of 400 network evaluations."""
+
+    network_evaluations = 400
+
+    def sample(self, incident_energy, seed=0, first=0, evaluations=None):
+        self.clock.spend(
+            5e-3 + 1e-3 * len(incident_energy) * (evaluations or 400), working=True
+        )
+
+
+def test_a_few_network_evaluations_tell_the_time_of_all(clock):
+    toy = ToyDiffusion(clock)
+    (whole,) = time_surrogate(toy, batches=(10,), rounds=3)
+    begun = clock.now
+    found = time_by_evaluations(toy, 10, evaluations=(2, 6), rounds=3)
+    assert clock.now - begun < 2.0 < 4.0 < whole.value * 10 * 1e-3
+    assert (found.value, found.low, found.high, found.cpu) == pytest.approx((whole.value,) * 4)
+    assert (found.evaluations, found.rounds, found.noisy) == (6, 3, False)
+    assert whole.evaluations is None
 
 
 def test_a_real_surrogate_is_timed_against_its_yardstick(monkeypatch):

@@ -197,7 +197,10 @@ class TablesWalk(Walk):
             )
         if cell.value is None:
             return notes.mark(cell.reason or "measured without success, for no recorded reason")
-        return f"{_text(cell)} {notes.mark(f'on {machine_title(cell.machine)}, {cell.date}')}"
+        where = f"on {machine_title(cell.machine)}, {cell.date}"
+        if cell.evaluations:
+            where += f", counted on from {cell.evaluations} network evaluations and fewer"
+        return f"{_text(cell)} {notes.mark(where)}"
 
     def filled(self) -> str:
         """How many of the 72 cells of table 2 are filled, in Markdown."""
