@@ -10,10 +10,12 @@ for its budget sits out some of the rounds, and the result says how many it ran.
 is repeated until it lasts ``MINIMUM_SECONDS``. The result is the median over rounds, its spread the
 16 and 84 % quantiles; a ratio is the median of the ratios within each round, so that a machine that
 slows down for a while slows both. A diffusion too slow for any round can be timed at two numbers of
-network evaluations, of which a straight line says what all of them take. How busy other processes kept the machine is read from the kernel
-around each sample: samples above ``BUSY`` are left out where three quiet ones remain, and the
-result is marked as noisy where they do not. The CPU time that the process itself used is recorded
-beside: it is what a busy machine disturbs least.
+network evaluations, of which a straight line says what all of them take.
+
+How busy other processes kept the machine is read from the kernel around each sample: samples above
+``BUSY`` are left out where three quiet ones remain, and the result is marked as noisy where they do
+not. The CPU time that the process itself used is recorded beside: it is what a busy machine
+disturbs least.
 """
 
 from __future__ import annotations

@@ -247,9 +247,7 @@ class ToyDiffusion(Toy):
     network_evaluations = 400
 
     def sample(self, incident_energy, seed=0, first=0, evaluations=None):
-        self.clock.spend(
-            5e-3 + 1e-3 * len(incident_energy) * (evaluations or 400), working=True
-        )
+        self.clock.spend(5e-3 + 1e-3 * len(incident_energy) * (evaluations or 400), working=True)
 
 
 def test_a_few_network_evaluations_tell_the_time_of_all(clock):

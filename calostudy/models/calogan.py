@@ -10,8 +10,9 @@ Size `paper` has the published structure: 29,726,376 numbers of the generator, o
 moving averages and not trained. Size `embedded` is trained in minutes and no published
 configuration: the same steps in fewer channels; the incident energy is one more number that the
 generator is given; what it makes, and the discriminator sees, are square roots, in which small
-cells count, of energies in units of the incident one; no energy is asked for but that of real
-showers. Showers are mirrored at random while training.
+cells count, of energies in units of the incident one; the discriminator is told the energies of the
+layers as if the incident one were the highest, and the incident one beside; no energy is asked for
+but that of real showers. Showers are mirrored at random while training.
 
 The epoch that is kept is that of the lowest energy score of the roots, as in
 `calostudy.models.voxel_gan`.
@@ -44,7 +45,7 @@ LATENT = {"paper": 1024, "embedded": 64}
 
 WIDTHS: dict[str, Widths] = {
     "paper": Widths(LATENT["paper"], (36, 16, 6), (64, 16, 8, 8), 10, 10),
-    "embedded": Widths(LATENT["embedded"] + 1, (8, 8, 6), (12, 8, 8, 8), 5, 5),
+    "embedded": Widths(LATENT["embedded"] + 1, (8, 8, 6), (12, 8, 8, 8), 5, 5, 1),
 }
 """By size."""
 
@@ -60,7 +61,7 @@ RECIPES: dict[str, TrainingRecipe] = {
         rates={"critic": 0.1},
     ),
     "embedded": TrainingRecipe(
-        80,
+        60,
         64,
         4e-4,
         "cosine",
@@ -68,7 +69,7 @@ RECIPES: dict[str, TrainingRecipe] = {
         validation=0.1,
         average=0.999,
         beta=0.5,
-        rates={"critic": 0.5},
+        rates={"critic": 0.25},
     ),
 }
 """By size."""
@@ -170,8 +171,14 @@ class CaloGAN(OnePass):
         untrained, the generator makes about the incident energy."""
         return 2.0 / self.dataset.calorimeter.cells
 
-    def _seen(self, numbers: Tensor, incident: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the discriminator is shown of numbers (N, V)."""
+    def _seen(self, numbers: Tensor, incident: Tensor) -> tuple[Tensor, ...]:
+        """What the discriminator is shown of numbers (N, V): in size `embedded`, energies as if the
+        incident one were the highest, and its logarithm."""
         cells = self._cells(numbers, incident)
         numbers = torch.where(cells > 0, numbers, 0.0)
-        return numbers, pre.layer_sums(cells, self.dataset.calorimeter.slices), incident
+        energies = pre.layer_sums(cells, self.dataset.calorimeter.slices)
+        if not self.embedded:
+            return numbers, energies, incident, incident.new_zeros(len(incident), 0)
+        scale = HIGHEST / incident
+        told = (incident / 10.0).log10()[:, None]
+        return numbers, energies * scale[:, None], incident * scale, told

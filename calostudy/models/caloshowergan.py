@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from calostudy import preprocessing as pre
 from calostudy.models.surrogate import TrainingRecipe
@@ -31,6 +32,10 @@ STRUCTURE: dict[str, Structure] = {
     "embedded": Structure(48, (96, 160, 192), (320, 160, 80), nn.SiLU, positive=False),
 }
 """By size."""
+
+SHARPNESS: dict[str, float] = {"ds1-photons": 4.0, "ds1-pions": 1.0}
+"""Of the softplus that makes the energies of layers in size `embedded`, by data set: the larger,
+the more easily a layer is empty."""
 
 RECIPES = recipes(epochs=23_500, batch=512, beta=0.5)
 """By size; a million steps of the generator took about 23,500 epochs of the published data."""
@@ -65,17 +70,21 @@ class CaloShowerGAN(VoxelGAN):
         return torch.cat([fractions, shares, total / incident[:, None]], dim=1)
 
     def cells(self, numbers: Tensor, incident: Tensor) -> Tensor:
-        """In size `embedded` the fractions of cells and layers are given as square roots, and the
-        last number is how far the deposited energy is from its mean, in units of its width."""
+        """In size `embedded` the fractions of cells are given as square roots, the square root of
+        a layer's is the softplus of its number, which has a slope everywhere, and the last number
+        is how far the deposited energy is from its mean, in units of its width."""
         calorimeter = self.dataset.calorimeter
         fractions, shares, total = numbers.split(
             [calorimeter.cells, len(calorimeter.layers), 1], dim=1
         )
-        fractions, shares, response = fractions.relu(), shares.relu(), total[:, 0]
+        fractions, response = fractions.relu(), total[:, 0]
         if self.embedded:
             middle, width = self._response(incident)
+            shares = softplus(shares, beta=SHARPNESS[self.dataset.name])
             fractions, shares = fractions.square(), shares.square()
             response = middle + width * response
+        else:
+            shares = shares.relu()
         shares = pre.normalise_layers(shares, [slice(0, len(calorimeter.layers))])
         deposited = response.relu() * incident
         return pre.scale_layers(fractions, shares * deposited[:, None], calorimeter.slices)

@@ -83,13 +83,15 @@ class HandOver(nn.Module):
 @dataclass(frozen=True)
 class Widths:
     """Hyperparameters: what the generator is given; channels of its steps and of the
-    discriminator's; features and numbers of each in the comparisons within a batch."""
+    discriminator's; features and numbers of each in the comparisons within a batch; numbers that
+    the discriminator is told beside the shower."""
 
     inputs: int
     generator: tuple[int, int, int]
     discriminator: tuple[int, int, int, int]
     features: int
     dimensions: int
+    conditions: int = 0
 
 
 def _normed(channels: int) -> nn.BatchNorm2d:
@@ -164,7 +166,7 @@ class BatchComparison(nn.Module):
 
 class Discriminator(nn.Module):
     """Numbers of the cells (N, V), energies of the layers (N, L) and incident energies (N,), these
-    two in GeV, to a logit of being real (N,)."""
+    two in GeV, and conditions (N, conditions) to a logit of being real (N,)."""
 
     def __init__(self, sizes: Sequence[Size], widths: Widths):
         super().__init__()
@@ -173,9 +175,11 @@ class Discriminator(nn.Module):
         sums = len(sizes) + 1
         self.compare_energies = BatchComparison(sums, widths.features, widths.dimensions)
         inside = sum(layer.outputs for layer in self.layers)
-        self.tell = nn.Linear(inside + sums + 2 + widths.features, 1)
+        self.tell = nn.Linear(inside + sums + 2 + widths.features + widths.conditions, 1)
 
-    def forward(self, numbers: Tensor, energies: Tensor, incident: Tensor) -> Tensor:
+    def forward(
+        self, numbers: Tensor, energies: Tensor, incident: Tensor, conditions: Tensor
+    ) -> Tensor:
         parts = numbers.split([rows * columns for rows, columns in self.sizes], dim=1)
         seen = [
             net(part.unflatten(1, (1, *size)))
@@ -185,7 +189,8 @@ class Discriminator(nn.Module):
         gap = (total - incident[:, None]).abs()
         sums = torch.cat([energies / 10.0, total / 100.0], dim=1)
         far = 10.0 * (gap > 5.0).to(gap)
-        return self.tell(torch.cat([*seen, sums, gap, far, self.compare_energies(sums)], 1))[:, 0]
+        known = sums, gap, far, self.compare_energies(sums), conditions
+        return self.tell(torch.cat([*seen, *known], dim=1))[:, 0]
 
 
 class _Layer(nn.Module):
