@@ -24,7 +24,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import h5py
 import numpy as np
@@ -274,39 +274,19 @@ def time_by_evaluations(
         }
         run = race(cases, rounds, seed, budget=budget)
         surrogate.to("cpu")
-    few, many = (run.counted(case) for case in cases)
-    common = few.keys() & many.keys()
-    if not common:  # different rounds were quiet
-        few, many = (run.samples[case] for case in cases)
-        common = few.keys() & many.keys()
+    few, many = (run.samples[case] for case in cases)
     share = (surrogate.network_evaluations - evaluations[0]) / (evaluations[1] - evaluations[0])
-
-    def whole(quantity: str) -> list[float]:
-        return [
-            (1.0 - share) * getattr(few[i], quantity) + share * getattr(many[i], quantity)
-            for i in common
-        ]
-
-    low, value, high = np.quantile(whole("seconds"), (QUANTILES[0], 0.5, QUANTILES[1]))
-    longer = run.timing(str(evaluations[1]))
-    scale = 1e3 / batch
-    return SurrogateTime(
-        model=surrogate.name,
-        dataset=surrogate.dataset.name,
-        size=surrogate.size,
-        trained=surrogate.weights_sha256 is not None,
-        target=where.name,
-        batch=batch,
-        value=float(value) * scale,
-        low=float(low) * scale,
-        high=float(high) * scale,
-        cpu=float(np.median(whole("cpu"))) * scale,
-        rounds=len(common),
-        dropped=longer.dropped,
-        busy=longer.busy,
-        noisy=longer.noisy,
-        evaluations=evaluations[1],
-    )
+    whole = {
+        i: Sample(
+            few[i].seconds + share * (many[i].seconds - few[i].seconds),
+            few[i].cpu + share * (many[i].cpu - few[i].cpu),
+            max(few[i].busy, many[i].busy),
+            few[i].quiet and many[i].quiet,
+        )
+        for i in few.keys() & many.keys()
+    }
+    found = _summary(Race({"whole": whole}), "whole", surrogate, batch, where, None)
+    return replace(found, evaluations=evaluations[1])
 
 
 Contestant = tuple[Surrogate, str | None]
