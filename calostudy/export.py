@@ -287,7 +287,13 @@ def _place_in(ordered: Tensor, values: Tensor, *, right: bool = False, **rest) -
     return (ordered <= values if right else ordered < values).sum(dim=-1)
 
 
+def _softplus(values: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """ONNX Runtime has none in double precision."""
+    return values.relu() + (-(beta * values).abs()).exp().log1p() / beta
+
+
 _BY_ARITHMETIC = {
+    torch.ops.aten.softplus.default: _softplus,
     torch.ops.aten.searchsorted.Tensor: _place_in,
     torch.ops.aten.special_ndtr.default: ndtr,
     torch.ops.aten.special_ndtri.default: ndtri,
