@@ -194,9 +194,8 @@ def _throughput(surrogate: Surrogate, where: HardwareTarget, batch: int, budget:
 
 
 def _by_evaluations(surrogate: Diffusion, where: HardwareTarget, batch: int, budget: float) -> dict:
-    found = time_by_evaluations(
-        surrogate, batch, where, rounds=ROUNDS, budget=max(budget, LIMIT / 2)
-    )
+    longer = max(budget, LONGER / 8)
+    found = time_by_evaluations(surrogate, batch, where, rounds=ROUNDS, budget=longer)
     return {**_of_clock(found), "evaluations": found.evaluations}
 
 

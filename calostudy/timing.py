@@ -250,16 +250,16 @@ def time_by_evaluations(
     surrogate: Diffusion,
     batch: int,
     target: str | HardwareTarget = "cpu-1/fp32",
-    evaluations: tuple[int, int] = (2, 6),
+    few: int = 2,
     rounds: int = 5,
     seed: int = 0,
     budget: float = BUDGET_SECONDS,
 ) -> SurrogateTime:
     """ms per shower of a diffusion that takes too long to be timed whole.
 
-    Both numbers of `evaluations` run in each round; the straight line through their times says what
-    the surrogate's own number takes. What does not depend on it (the other networks, noise,
-    energies) is in both.
+    `few` network evaluations and many more run in each round; the straight line through their times
+    says what the surrogate's own number takes. What does not depend on it (the other networks,
+    noise, energies) is in both; so many more are taken that they last twice as long.
 
     Raises:
         UsageError: unknown target, or one that this machine or the surrogate lacks.
@@ -268,25 +268,31 @@ def time_by_evaluations(
     require_support(surrogate, where)
     with where.active():
         surrogate.to(where.torch_device)
-        cases = {
-            str(count): _calls(surrogate, batch, where, seed, None, {"evaluations": count})
-            for count in evaluations
-        }
-        run = race(cases, rounds, seed, budget=budget)
+
+        def calls(count: int) -> Callable[[], None]:
+            return _calls(surrogate, batch, where, seed, None, {"evaluations": count})
+
+        calls(few)()  # compilation, caches
+        shortest, many = _sample(calls(few), 1).seconds, 2 * few
+        while many < surrogate.network_evaluations:
+            if _sample(calls(many), 1).seconds >= 2 * shortest:
+                break
+            many *= 2
+        run = race({"few": calls(few), "many": calls(many)}, rounds, seed, budget=budget)
         surrogate.to("cpu")
-    few, many = (run.samples[case] for case in cases)
-    share = (surrogate.network_evaluations - evaluations[0]) / (evaluations[1] - evaluations[0])
+    a, b = run.samples["few"], run.samples["many"]
+    share = (surrogate.network_evaluations - few) / (many - few)
     whole = {
         i: Sample(
-            few[i].seconds + share * (many[i].seconds - few[i].seconds),
-            few[i].cpu + share * (many[i].cpu - few[i].cpu),
-            max(few[i].busy, many[i].busy),
-            few[i].quiet and many[i].quiet,
+            a[i].seconds + share * (b[i].seconds - a[i].seconds),
+            a[i].cpu + share * (b[i].cpu - a[i].cpu),
+            max(a[i].busy, b[i].busy),
+            a[i].quiet and b[i].quiet,
         )
-        for i in few.keys() & many.keys()
+        for i in a.keys() & b.keys()
     }
     found = _summary(Race({"whole": whole}), "whole", surrogate, batch, where, None)
-    return replace(found, evaluations=evaluations[1])
+    return replace(found, evaluations=many)
 
 
 Contestant = tuple[Surrogate, str | None]
