@@ -18,7 +18,7 @@ class UsageError(CaloStudyError, ValueError):
     """A name or an option that does not exist or makes no sense (exit code 2)."""
 
 
-def exit_status(error: CaloStudyError) -> int:
+def exit_status(error: Exception) -> int:
     """Say what is wrong on standard error: 1 for bad data, 2 for anything else.
 
     >>> exit_status(DataError("x.h5: truncated"))

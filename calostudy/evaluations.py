@@ -211,12 +211,8 @@ def complete(
                 lines = measure_floor(judge)
             else:
                 lines = measure(surrogate, solver, count, judge)
-            _write(out, pd.concat([table.drop(own.index), pd.DataFrame(lines)]))
+            write_lines(out, pd.concat([table.drop(own.index), pd.DataFrame(lines)]), FIELDS)
     return out
-
-
-def _write(out: Path, table: pd.DataFrame) -> None:
-    write_lines(out, table, FIELDS)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -35,7 +35,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from calostudy.errors import CaloStudyError, DataError, UsageError
+from calostudy.errors import CaloStudyError, UsageError, exit_status
 from calostudy.files import atomic_path
 from calostudy.generation import draw_energies
 from calostudy.grid_times import FIELDS, FIGURES, read_times
@@ -448,8 +448,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         complete(given.out, cells, given.budget, given.each)
     except (CaloStudyError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DataError) else 2
+        return exit_status(error)
     return 0
 
 

@@ -106,6 +106,20 @@ def speed_up(geant4: Geant4Time, energy_gev: np.ndarray, time: float) -> np.ndar
     return geant4.fit(energy_gev) / time
 
 
+def of_one_machine(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each model, the times of the machine that has most of its calorimeters; of several such
+    machines, the last one.
+
+    >>> of_one_machine(pd.DataFrame({"model": "a", "machine": list("xyx"), "cells": [1, 2, 3]}))
+      model machine  cells
+    0     a       x      1
+    2     a       x      3
+    """
+    have = table.groupby(["model", "machine"])["cells"].transform("nunique")
+    table = table[have == have.groupby(table["model"]).transform("max")]
+    return table[table["machine"] == table.groupby("model")["machine"].transform("last")]
+
+
 def without_twins(table: pd.DataFrame) -> pd.DataFrame:
     """Of data sets with one calorimeter, whose networks are the same, the first of each model."""
     return table.drop_duplicates(["model", "cells"], keep="first")

@@ -57,7 +57,7 @@ IMPLEMENTATIONS = {
 
 LEFT_OUT_PARTS = ("model.sample", "predict_on_batch")  # another part of the same has more inside
 
-COLUMNS = ("model", "dataset", "batch", "device", "source", "value", "uncertainty")
+COLUMNS = ("model", "dataset", "batch", "device", "source", "machine", "value", "uncertainty")
 
 
 def _challenge() -> pd.DataFrame:
@@ -82,7 +82,7 @@ def _authors() -> pd.DataFrame:
 
 
 def _here(grid: pd.DataFrame, device: str) -> pd.DataFrame:
-    """Warm fp32 times of the published sizes, throughput before latency."""
+    """Warm fp32 times of the published sizes on each machine, throughput before latency."""
     kind = GPU if device == "GPU" else ONE_THREAD
     own = grid[
         (grid["size"] == "paper")
@@ -92,23 +92,26 @@ def _here(grid: pd.DataFrame, device: str) -> pd.DataFrame:
         & grid["value"].notna()
     ]
     own = own.sort_values(["figure", "date"], kind="stable")
-    own = own.drop_duplicates(["model", "dataset", "batch"], keep="last")
+    cell = ["model", "dataset", "batch", "machine"]
+    own = own.drop_duplicates(cell, keep="last").sort_values("date", kind="stable")
     dataset = own["dataset"].str.replace(r"^calogan-.*", "calogan", regex=True)
     own = own.assign(dataset=dataset, device=device, source=HERE)
     own = own.assign(uncertainty=half_range(own))
-    return own.drop_duplicates(["model", "dataset", "batch"], keep="first")
+    return own.drop_duplicates(cell, keep="first")
 
 
 def all_times(grid: pd.DataFrame) -> pd.DataFrame:
     """Times in ms per shower of every source, with the study's names of models; `COLUMNS`."""
-    parts = [_challenge(), _ahmad(), _authors(), _here(grid, "CPU"), _here(grid, "GPU")]
+    parts = [_challenge(), _ahmad(), _authors()]  # each of one machine for a kind of device
+    parts = [part.assign(machine="") for part in parts] + [_here(grid, "CPU"), _here(grid, "GPU")]
     table = pd.concat([part[list(COLUMNS)] for part in parts if len(part)], ignore_index=True)
     return table.dropna(subset=["value"])
 
 
 def relative(table: pd.DataFrame, dataset: str, batch: int, device: str) -> pd.DataFrame:
     """The times of a data set at a batch size on a kind of device, each divided by the reference
-    model of the same source; sources without it are left out.
+    model of the same source on the same machine; what has none is left out, and of several machines
+    of a source the last one stands.
 
     Columns: model, source, ratio, error (of both times, in quadrature; without uncertainties not a
     number), value in ms.
@@ -116,14 +119,14 @@ def relative(table: pd.DataFrame, dataset: str, batch: int, device: str) -> pd.D
     own = table[
         (table["dataset"] == dataset) & (table["batch"] == batch) & (table["device"] == device)
     ]
-    reference = own[own["model"] == REFERENCES[dataset]].set_index("source")
-    own = own[own["source"].isin(reference.index)]
-    by, by_error = (own["source"].map(reference[name]) for name in ("value", "uncertainty"))
-    ratio = own["value"] / by
-    error = ratio * np.hypot(own["uncertainty"] / own["value"], by_error / by)
-    error = error.mask(own["model"] == REFERENCES[dataset], 0.0)
+    place = ["source", "machine"]
+    reference = own.loc[own["model"] == REFERENCES[dataset], [*place, "value", "uncertainty"]]
+    own = own.merge(reference, on=place, suffixes=("", "_by"))
+    ratio = own["value"] / own["value_by"]
+    errors = own["uncertainty"] / own["value"], own["uncertainty_by"] / own["value_by"]
+    error = (ratio * np.hypot(*errors)).mask(own["model"] == REFERENCES[dataset], 0.0)
     found = own[["model", "source", "value"]].assign(ratio=ratio, error=error)
-    return found.reset_index(drop=True)
+    return found.drop_duplicates(["model", "source"], keep="last").reset_index(drop=True)
 
 
 def agreement(found: pd.DataFrame) -> list[dict]:

@@ -126,6 +126,17 @@ def test_a_ratio_of_two_machines_is_called_so(walk):
     )
 
 
+def test_times_of_several_machines_are_never_on_one_line(walk, monkeypatch):
+    """Beside Geant4 the times of its machine, for a slope those of the one with most of them."""
+    other = walk.times[walk.times["model"] == "slow"].assign(machine="y")
+    more = other[other["dataset"] == "ds2"].assign(dataset="ds3", cells=40_500)
+    monkeypatch.setattr(GrowthWalk, "times", pd.concat([walk.times, other, more]))
+    beside = walk.of(ONE_THREAD, "embedded").groupby("dataset")["machine"].unique().map(list)
+    assert beside.to_dict() == {"ds1-photons": ["x"], "ds2": ["x"], "ds3": ["y"]}
+    found = walk.by_cells(ONE_THREAD, "embedded").groupby("model")["machine"]
+    assert found.unique().map(list).to_dict() == {"quick": ["x"], "slow": ["y"]}
+
+
 def test_the_grid_comes_before_the_leaderboards_and_has_more_kinds_of_target(tmp_path, monkeypatch):
     line = {
         **dict.fromkeys(FIELDS),

@@ -241,7 +241,7 @@ def test_times_are_divided_on_their_own_machine_only():
             ("calodiffusion", "ds2", 100, "GPU", "a", 1.0, 1.0),
         ],
         columns=["model", "dataset", "batch", "device", "source", "value", "uncertainty"],
-    )
+    ).assign(machine="")
     found = relative(table, "ds2", 100, "CPU").set_index(["model", "source"])
     assert set(found.index.get_level_values("source")) == {"a", "b"}
     assert found.loc[("calodiffusion", "a"), "ratio"] == 5.0
@@ -249,6 +249,21 @@ def test_times_are_divided_on_their_own_machine_only():
     assert found.loc[("calodiffusion", "a"), "error"] == pytest.approx(5.0 * np.hypot(0.1, 0.1))
     assert np.isnan(found.loc[("calodiffusion", "b"), "error"])
     assert found.loc[("caloinn", "a"), "error"] == 0.0
+
+
+def test_times_of_two_machines_of_this_study_are_never_divided_by_each_other(tmp_path):
+    grid = grid_of(
+        tmp_path,
+        line("caloinn", "ds2", value=10.0),
+        line("caloinn", "ds2", value=20.0, machine="machine-b", date="2026-02-01"),
+        line("calo-vq", "ds2", value=50.0),
+        line("calodiffusion", "ds2", value=400.0, date="2026-03-01"),
+        line("calodiffusion", "ds2", value=600.0, machine="machine-b", date="2026-02-01"),
+        line("supercalo", "ds2", value=1.0, machine="machine-c"),
+    )
+    found = relative(all_times(grid), "ds2", 1, "CPU").query("source == @HERE")
+    ratios = dict(zip(found["model"], found["ratio"], strict=True))
+    assert ratios == {"caloinn": 1.0, "calo-vq": 5.0, "calodiffusion": 40.0}
 
 
 def test_agreement_is_the_rank_correlation_and_the_typical_factor():

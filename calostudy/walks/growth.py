@@ -25,6 +25,7 @@ from calostudy.growth import (
     PowerLaw,
     break_even_batch,
     break_even_energy,
+    of_one_machine,
     power_law,
     speed_up,
     without_twins,
@@ -77,7 +78,7 @@ class GrowthWalk(Walk):
     def times(self) -> pd.DataFrame:
         """ms per shower, `COLUMNS`: from the grid, in fp32 on all kinds of target, and CPU times of
         the leaderboards where the grid has no time of the same model, data set and size on one
-        thread."""
+        thread. One for each machine."""
         grid = self.grid[
             (self.grid["figure"] != "cold")
             & self.grid["target"].str.endswith("/fp32")
@@ -100,7 +101,8 @@ class GrowthWalk(Walk):
         fresh = [each not in have for each in map(tuple, second[key].to_numpy())]
         names = list(COLUMNS[:-1])
         parts = [part[names] for part in (first, second[fresh]) if len(part)]
-        table = pd.concat(parts, ignore_index=True).drop_duplicates([*key, "batch"], keep="last")
+        table = pd.concat(parts, ignore_index=True)
+        table = table.drop_duplicates([*key, "batch", "machine"], keep="last")
         table = table[table["dataset"] != "segmentations"]  # many calorimeters
         return table.assign(cells=table["dataset"].map(_cells), batch=table["batch"].astype(int))
 
@@ -111,7 +113,15 @@ class GrowthWalk(Walk):
         return [(kind, size) for size in SIZES for kind in KINDS if (kind, size) in have]
 
     def of(self, kind: str, size: str) -> pd.DataFrame:
-        """The times of a kind of target and a size."""
+        """The times of a kind of target and a size, of each model and data set on one machine: that
+        of Geant4's times if there are some, else the last."""
+        own = self._of(kind, size)
+        own = own.assign(home=own["machine"].isin(self._geant4_machines))
+        own = own.sort_values("home", kind="stable")
+        last = own.groupby(["model", "dataset"])["machine"].transform("last")
+        return own[own["machine"] == last].drop(columns="home").sort_index()
+
+    def _of(self, kind: str, size: str) -> pd.DataFrame:
         return self.times[(self.times["kind"] == kind) & (self.times["size"] == size)]
 
     def introduction(self) -> str:
@@ -128,9 +138,9 @@ class GrowthWalk(Walk):
 
     def by_cells(self, kind: str, size: str) -> pd.DataFrame:
         """Times of a kind of target and a size at this page's batch size, one for each model and
-        calorimeter."""
-        own = self.of(kind, size)
-        own = own[own["batch"] == self.batch]
+        calorimeter, of a model on one machine."""
+        own = self._of(kind, size)
+        own = of_one_machine(own[own["batch"] == self.batch])
         return without_twins(own.sort_values(["model", "cells"], kind="stable"))
 
     def challenge_by_cells(self) -> pd.DataFrame:
@@ -181,6 +191,10 @@ class GrowthWalk(Walk):
         names = geant4_times.read(data_dir() / "measured" / "geant4_times.csv")["dataset"].unique()
         return {name: geant4_times.shipped(name) for name in DATASETS if name in names}
 
+    @property
+    def _geant4_machines(self) -> set[str]:
+        return {where.rpartition(", ")[0] for _, where in self.geant4.values()}
+
     def speed_ups(self, kind: str, size: str) -> dict[str, dict[str, Any]]:
         """Data set -> energies in GeV and, for each model, Geant4's time over its own at batch
         sizes 1 and 100."""
@@ -201,7 +215,7 @@ class GrowthWalk(Walk):
     def machine_note(self, kind: str, size: str) -> str:
         """Whether Geant4 was measured on the machine of these times, in Markdown."""
         own = set(self.of(kind, size)["machine"])
-        theirs = {where.rpartition(", ")[0] for _, where in self.geant4.values()}
+        theirs = self._geant4_machines
         if own == theirs and kind != GPU:
             return f"**{kind}, {size} size**: Geant4 was measured on the same machine."
         return (
