@@ -160,7 +160,7 @@ def _listen(page, base: str, said: list[str]) -> None:
 
     def logged(message) -> None:
         if message.type == "error":
-            said.append(f"console: {message.text}")
+            said.append(f"console: {message.text} ({message.location['url']})")
 
     page.on("request", requested)
     page.on("response", answered)

@@ -153,6 +153,10 @@ def test_showers_in_space_bring_their_script_and_no_other_page_does(html):
     assert (html / "_static" / "plotly.min.js").stat().st_size > 1_000_000
 
 
+def test_the_icon_that_browsers_ask_for_unasked_is_there(html):
+    assert (html / "favicon.ico").read_bytes().startswith(b"\x00\x00\x01\x00")
+
+
 def test_a_second_run_runs_nothing(study, html):
     before = (html / "index.html").stat().st_mtime_ns
     done = snakemake(study)
