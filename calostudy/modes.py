@@ -18,6 +18,7 @@ from torch import Tensor
 from calostudy.calorimeter import Calorimeter
 from calostudy.devices import table
 from calostudy.marginals import orbits
+from calostudy.networks.products import product
 
 Pattern = Callable[[Calorimeter], np.ndarray]
 
@@ -114,8 +115,8 @@ class Modes:
 
         def both(x: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
             directions = matrix.to(x)
-            said = modes(x @ directions, time, conditions)
-            return voxels(x, time, conditions) + said @ directions.T
+            said = modes(product(x, directions), time, conditions)
+            return voxels(x, time, conditions) + product(said, directions.T)
 
         return both
 

@@ -1,9 +1,7 @@
-"""study.yml, read and checked; one walk of the study run as a notebook by papermill."""
+"""study.yml, read and checked."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from calostudy.errors import UsageError
-from calostudy.files import atomic_path
 from calostudy.walks import WALKS
 
 
 class Job(BaseModel):
-    """One executed notebook: the kind of walk, its parameters, the name of the page."""
+    """One executed notebook: the kind of walk, name and title of the page, its parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: str
     name: str
+    title: str
     parameters: dict[str, Any]
 
 
@@ -49,36 +47,8 @@ def load_jobs(path: Path = Path("study.yml"), profile: str = "embedded") -> dict
             name = walk.page_name()
             if name in jobs:
                 raise UsageError(f"{path}: profile {profile} has {name} twice")
-            jobs[name] = Job(kind=kind, name=name, parameters=row)
+            jobs[name] = Job(kind=kind, name=name, title=walk.title(), parameters=row)
     return jobs
-
-
-def execute(kind: str, parameters: dict[str, Any], output: Path) -> None:
-    """Run ``notebooks/<kind>.ipynb`` with ``parameters``; the page is titled after them.
-
-    ``output`` appears only when every cell ran; what a failed run reached is kept beside it as
-    ``<name>.failed.ipynb``.
-    """
-    import nbformat
-    import papermill
-
-    walk = WALKS[kind](**parameters)
-    notebook = nbformat.read(Path("notebooks") / f"{kind}.ipynb", as_version=4)
-    first = notebook.cells[0]
-    first.source = f"# {walk.title()}\n" + first.source.partition("\n")[2]
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # A backend chosen for scripts, such as agg, would leave the page without its figures.
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    with atomic_path(output) as temporary:
-        try:
-            papermill.execute_notebook(
-                notebook, str(temporary), parameters=parameters, progress_bar=sys.stderr.isatty()
-            )
-        except Exception:
-            if Path(temporary).exists():
-                shutil.copy(temporary, output.with_suffix(".failed.ipynb"))
-            raise
 
 
 def snakemake_command(arguments: list[str]) -> list[str]:

@@ -32,6 +32,7 @@ from calostudy.models.surrogate import TrainingRecipe
 from calostudy.modes import number_of_modes
 from calostudy.networks import shower_unet
 from calostudy.networks.cylindrical import UNetStructure
+from calostudy.networks.products import by_products, each
 from calostudy.networks.residual_mlp import ResidualMLP
 from calostudy.networks.shower_unet import ShowerStructure, ShowerUNet
 from calostudy.normal_space import NormalSpace, layer_numbers
@@ -156,8 +157,9 @@ def _eager(network: nn.Module, precision: str) -> Callable[..., Tensor]:
 
 
 def _fused(network: nn.Module, precision: str) -> Callable[..., Tensor]:
-    made = shower_unet.Fused if isinstance(network, ShowerUNet) else _eager
-    return made(network, precision)
+    if isinstance(network, ShowerUNet):
+        return shower_unet.Fused(network, precision)
+    return by_products(_eager(network, precision))
 
 
 class CaloDiffusion(NormalDiffusion):
@@ -276,7 +278,7 @@ class CaloDiffusion(NormalDiffusion):
             return self.space.cells.forward(cells, self._layers(cells), uniform).to(cells)
         return pre.standardise(self._logits(cells, incident), *self.constants["logits"])
 
-    def _to_cells(self, values: Tensor, incident: Tensor, energies: Tensor | None) -> Tensor:
+    def _to_cells(self, values: Tensor, incident: Tensor, energies: Tensor | None = None) -> Tensor:
         """Cells (B, V) in MeV; energies (B, L) are those of the layers in size `embedded`."""
         if self.embedded:
             return self.space.cells.inverse(values, energies)
@@ -336,7 +338,9 @@ class CaloDiffusion(NormalDiffusion):
 
         calorimeter, energies = self.dataset.calorimeter, None
         if self.embedded:
-            numbers = drawn(LAYERS, layer_numbers(calorimeter), self._conditions(incident))
-            energies = self.space.layers.inverse(numbers, incident)
-        values = drawn(VOXELS, calorimeter.cells, self._conditions(incident, energies))
-        return self._to_cells(values, incident, energies)
+            conditions = each(self._conditions, incident)
+            numbers = drawn(LAYERS, layer_numbers(calorimeter), conditions)
+            energies = each(self.space.layers.inverse, numbers, incident)
+        known = (incident,) if energies is None else (incident, energies)
+        values = drawn(VOXELS, calorimeter.cells, each(self._conditions, *known))
+        return each(self._to_cells, values, *known)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from calostudy.calorimeter import Calorimeter
 from calostudy.models.surrogate import Surrogate
+from calostudy.networks.products import alike
+from calostudy.networks.threads import side_by_side
 from calostudy.normal_space import NormalSpace
 from calostudy.samplers.compiled import checked_precision
 from calostudy.samplers.diffusion import Process, Sampling
@@ -54,12 +56,13 @@ class Diffusion(Surrogate):
     """A surrogate whose networks say, of showers with noise, what is shower and what is noise.
 
     A family sets `processes` and `samplings` by network, `VOXELS` to the network that makes the
-    cells, and says in `cells` how showers come out of its networks. On the CPU each shower goes
-    through the networks alone: the same bits in every batch, and memory that no batch size changes.
-    A GPU makes many at once.
+    cells, and says in `cells` how showers come out of its networks. Showers have the same bits in
+    every batch on the CPU, where each goes through the networks alone, or `together` with a few
+    others, and memory does not depend on the batch. A GPU makes many at once.
     """
 
     VOXELS: ClassVar[str]
+    together: int = 1
     SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]]
     runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "cpu": ("fp32", "fp64"),
@@ -93,7 +96,7 @@ class Diffusion(Surrogate):
     def at_once(self) -> int:
         """Showers that go through the networks together."""
         if torch.get_default_device().type == "cpu":
-            return 1
+            return self.together
         return max(1, AT_ONCE // self.dataset.calorimeter.cells)
 
     def graphed(self, make: Callable[[nn.Module, str], Any]) -> Callable[[nn.Module, str], Any]:
@@ -168,12 +171,18 @@ class Diffusion(Surrogate):
         }
         samplings = dict(self.samplings)
         samplings[self.VOXELS] = samplings[self.VOXELS].changed(solver, evaluations)
-        with torch.no_grad():
-            for start in range(0, len(energies), self.at_once):
-                incident = torch.as_tensor(energies[start : start + self.at_once])
-                dtype = getattr(torch, precision)
-                noise = ShowerNoise(seed, first + start, dtype, len(incident))
-                yield make(incident, networks, samplings, noise)
+        size = self.at_once
+
+        def made(start: int) -> Any:
+            incident = torch.as_tensor(energies[start : start + size])
+            noise = ShowerNoise(seed, first + start, getattr(torch, precision), len(incident))
+            with torch.no_grad():
+                return make(incident, networks, samplings, noise)
+
+        starts = range(0, len(energies), size)
+        if size > 1 and torch.get_default_device().type == "cpu":
+            return side_by_side(alike()(made), starts)
+        return map(made, starts)
 
 
 class NormalDiffusion(Diffusion):
@@ -189,6 +198,12 @@ class NormalDiffusion(Diffusion):
     @property
     def storage(self) -> torch.dtype:
         return torch.int8 if self.embedded else super().storage
+
+    @property
+    def together(self) -> int:
+        """A small network is mostly waiting for the interpreter; a large one can use all threads
+        for one shower."""
+        return 8 if self.embedded else 1
 
     @property
     def geometry(self) -> tuple[Calorimeter, float, float]:

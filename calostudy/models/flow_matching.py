@@ -29,6 +29,7 @@ from calostudy.energies import GEV
 from calostudy.models.diffusion import NormalDiffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.modes import number_of_modes
+from calostudy.networks.products import by_products, each
 from calostudy.networks.residual_mlp import ResidualMLP
 from calostudy.networks.transformer import (
     Patches,
@@ -38,6 +39,7 @@ from calostudy.networks.transformer import (
 )
 from calostudy.normal_space import NormalSpace, layer_numbers
 from calostudy.samplers.diffusion import STRAIGHT, Process, Sampling, spread_times
+from calostudy.samplers.transformer import Fused
 from calostudy.showers import Showers
 
 ENERGIES, MODES, VOXELS = "energies", "modes", "voxels"
@@ -118,6 +120,12 @@ def _eager(network: nn.Module, precision: str) -> nn.Module:
     return copy.deepcopy(network).to(getattr(torch, precision))
 
 
+def _fused(network: nn.Module, precision: str) -> Callable[..., Tensor]:
+    if isinstance(network, ShowerTransformer):
+        return Fused(network, precision)
+    return by_products(_eager(network, precision))
+
+
 class FlowMatching(NormalDiffusion):
     """A flow-matching transformer on any dataset of the CaloChallenge or of CaloGAN."""
 
@@ -125,7 +133,10 @@ class FlowMatching(NormalDiffusion):
     datasets: ClassVar[tuple[str, ...]] = tuple(RESPONSE)
     VOXELS: ClassVar[str] = VOXELS
     RESPONSE: ClassVar[Mapping[str, float]] = RESPONSE
-    SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]] = {"eager": _eager}
+    SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]] = {
+        "fused": _fused,
+        "eager": _eager,
+    }
 
     @property
     def processes(self) -> Mapping[str, Process]:
@@ -217,10 +228,10 @@ class FlowMatching(NormalDiffusion):
             draw = noise.of(stream, (numbers,))
             return samplings[network].solve(process.denoiser(predict), process.path, draw).double()
 
-        numbers = made(ENERGIES, 0, space.layers.numbers, self._incident(incident))
-        energies = space.layers.inverse(numbers, incident)
-        numbers = made(VOXELS, 1, calorimeter.cells, self._condition(incident, energies))
-        return space.cells.inverse(numbers, energies)
+        numbers = made(ENERGIES, 0, space.layers.numbers, each(self._incident, incident))
+        energies = each(space.layers.inverse, numbers, incident)
+        condition = each(self._condition, incident, energies)
+        return each(space.cells.inverse, made(VOXELS, 1, calorimeter.cells, condition), energies)
 
     # ---- what the networks see ------------------------------------------------------------
 

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calostudy.networks.products import activation, product
+
 Sizes = tuple[int, int, int]
 
 
@@ -101,7 +103,7 @@ class Pointwise(nn.Conv3d):
         if self.plain:
             return super().forward(x)
         rows = x.permute(0, 2, 3, 4, 1)
-        return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 4, 1, 2, 3)
+        return product(rows, self.weight.flatten(1).t(), self.bias).permute(0, 4, 1, 2, 3)
 
 
 class Block(nn.Module):
@@ -113,7 +115,7 @@ class Block(nn.Module):
         self.norm = nn.GroupNorm(groups, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.norm(self.convolution(x)))
+        return activation(F.silu, self.norm(self.convolution(x)))
 
 
 class Residual(nn.Module):
@@ -163,9 +165,9 @@ class LinearAttention(nn.Module):
         numbers of the context, not to those of all places."""
         rows = asked.permute(0, 2, 3, 4, 1)
         query, key, value = rows.flatten(1, 3).chunk(3, dim=2)
-        key = (key - key.amax(dim=1, keepdim=True)).exp()
+        key = activation(torch.exp, key - key.amax(dim=1, keepdim=True))
         context = key.transpose(1, 2) @ value / key.sum(dim=1)[:, :, None]
-        context = context @ self.answer.weight.flatten(1).t() * query.shape[2] ** -0.5
+        context = product(context, self.answer.weight.flatten(1).t()) * query.shape[2] ** -0.5
         found = query.softmax(dim=2) @ context + self.answer.bias
         return found.view(*rows.shape[:4], -1).permute(0, 4, 1, 2, 3)
 

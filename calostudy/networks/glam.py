@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calostudy.calorimeter import Calorimeter, Layer
+from calostudy.networks.products import each
 
 NOISE = 1e-5
 """Standard deviation of what is added to the matrices at the beginning."""
@@ -77,12 +78,12 @@ class GeometryMap(nn.Module):
     def encode(self, cells: Tensor, matrix: Tensor | None = None) -> Tensor:
         """Images (B, 1, Z, A, R) of cells (B, V)."""
         matrix = self.matrices()[0] if matrix is None else matrix
-        return (F.pad(cells, (0, 1))[:, self.index] @ matrix)[:, None]
+        return each(lambda own: (F.pad(own, (0, 1))[:, self.index] @ matrix)[:, None], cells)
 
     def decode(self, images: Tensor, matrix: Tensor | None = None) -> Tensor:
         """Cells (B, V) of images (B, 1, Z, A, R); parts of a cell are added up."""
         matrix = self.matrices()[1] if matrix is None else matrix
-        parts = (images[:, 0] @ matrix).flatten(1)
+        parts = each(lambda own: (own @ matrix).flatten(1), images[:, 0])
         cells = parts.new_zeros(len(parts), self.cells + 1)
         return cells.index_add(1, self.index.flatten(), parts)[:, :-1]
 

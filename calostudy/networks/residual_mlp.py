@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calostudy.networks.products import each
+
 
 class ResidualMLP(nn.Module):
     """(x (B, D), time (B,), conditions (B, K)) to (B, D); its last layer begins with zeros."""
@@ -21,9 +23,13 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.end.bias)
 
     def forward(self, x: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
-        angle = 0.5 * torch.pi * time
-        told = self.time(torch.stack([time, angle.sin(), angle.cos()], dim=1))
+        told = each(self.of_time, time)
         found = self.begin(torch.cat([x, conditions], dim=1))
         for block in self.blocks:
             found = found + block(F.silu(found + told))
         return self.end(F.silu(found))
+
+    def of_time(self, time: Tensor) -> Tensor:
+        """What the blocks are told of times (B,): (B, hidden)."""
+        angle = 0.5 * torch.pi * time
+        return self.time(torch.stack([time, angle.sin(), angle.cos()], dim=1))

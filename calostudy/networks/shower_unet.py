@@ -1,6 +1,7 @@
 """A cylindrical U-Net that sees and says cells: the network of CaloDiffusion."""
 
 import copy
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from calostudy.calorimeter import Calorimeter
 from calostudy.networks.cylindrical import CylindricalUNet, Sizes, UNetStructure, set_plain
 from calostudy.networks.glam import GeometryMap, Grid, common_edges
+from calostudy.networks.products import by_products, each, product
 
 TIMES = 4096
 """So many times are kept, more than a solver has."""
@@ -129,7 +131,7 @@ class Fused:
     """
 
     def __init__(self, network: ShowerUNet, precision: str):
-        self.network = network = _copied(network, precision)
+        self.network = network = by_products(_copied(network, precision))
         unet = network.unet.to(memory_format=torch.channels_last_3d)
         cells = int(np.prod(network.patch))
         weight = unet.begin.weight
@@ -137,34 +139,36 @@ class Fused:
             _channels_last, (weight[:, :cells], weight[:, cells:])
         )
         tells = unet.tells()
-        self.channels = [tell.out_features for tell in tells]
+        self.channels = [len(tell.weight) for tell in tells]
         weight = torch.cat([tell.weight for tell in tells]).t()
         self.of_time, self.of_conditions = (part.contiguous() for part in weight.chunk(2))
         self.bias = torch.cat([tell.bias for tell in tells])
         self.matrices = network.geometry.matrices()
-        self.conditions, self.times = None, {}
+        self.known, self.times = threading.local(), {}
 
     @torch.no_grad()
     def __call__(self, x: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
         network, unet = self.network, self.network.unet
-        self._learn(conditions)
-        told = self.told + torch.cat([self._of_time(t) for t in time.tolist()])
+        known = self._learned(conditions)
+        told = known.told + torch.cat([self._of_time(t) for t in time.tolist()])
         there, back = self.matrices
         cells = _channels_last(network._patched(network.geometry.encode(x, there)))
-        begun = unet.begin.convolved(cells, self.of_cells, None) + self.begun
+        begun = unet.begin.convolved(cells, self.of_cells, None) + known.begun
         found = unet.behind(begun, iter(told.split(self.channels, dim=1)))
         return network.geometry.decode(network._unpatched(found), back)
 
-    def _learn(self, conditions: Tensor) -> None:
-        """Keep what depends on the conditions."""
-        if self.conditions is not None and torch.equal(self.conditions, conditions):
-            return
+    def _learned(self, conditions: Tensor) -> threading.local:
+        """What depends on the conditions, of each thread its own."""
+        known = self.known
+        if hasattr(known, "conditions") and torch.equal(known.conditions, conditions):
+            return known
         unet = self.network.unet
         background = _channels_last(self.network.background(conditions))
-        self.begun = unet.begin.convolved(background, self.of_background, unet.begin.bias)
-        embedding = F.silu(unet.condition(conditions))
-        self.told = embedding @ self.of_conditions + self.bias
-        self.conditions = conditions.clone()
+        known.begun = unet.begin.convolved(background, self.of_background, unet.begin.bias)
+        embedding = each(lambda told: F.silu(unet.condition(told)), conditions)
+        known.told = product(embedding, self.of_conditions, self.bias)
+        known.conditions = conditions.clone()
+        return known
 
     def _of_time(self, time: float) -> Tensor:
         if time not in self.times:

@@ -1,7 +1,11 @@
-"""Threads for compiled code that releases the interpreter's lock."""
+"""Threads for code that releases the interpreter's lock: compiled loops, products of matrices."""
 
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
+
+import torch
 
 
 @lru_cache(maxsize=4)
@@ -16,3 +20,16 @@ def in_threads(work, parts, threads):
             work(part)
     else:
         list(_pool(threads).map(work, parts))
+
+
+def side_by_side(work: Callable[[Any], Any], parts: Sequence) -> Iterator[Any]:
+    """work(part) for every part, each on one thread, on as many as torch has."""
+    threads = torch.get_num_threads()
+    for first in range(0, len(parts), threads):
+        some = parts[first : first + threads]
+        torch.set_num_threads(1)
+        try:
+            made = [work(some[0])] if len(some) == 1 else list(_pool(threads).map(work, some))
+        finally:
+            torch.set_num_threads(threads)
+        yield from made

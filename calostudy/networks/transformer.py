@@ -7,7 +7,7 @@ block.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calostudy.calorimeter import Calorimeter
+from calostudy.networks.products import activation
 
 _TIME_FEATURES = 256
 _EPSILON = 1e-6
@@ -111,7 +112,17 @@ class ShowerTransformer(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        given = F.silu(self.time(_waves(time)) + self.condition(condition))
+        given = F.silu(self.of_time(time) + self.condition(condition))
+        modulations = [part.modulate(given) for part in (*self.blocks, self)]
+        return self.modulated(x, modulations, self.positions())
+
+    def of_time(self, time: Tensor) -> Tensor:
+        """What tokens are told of times (B,): (B, hidden)."""
+        return self.time(_waves(time))
+
+    def modulated(self, x: Tensor, modulations: Sequence[Tensor], positions: Tensor) -> Tensor:
+        """As `forward`, of what time and condition do to the blocks, (B, 6 hidden) each, and to
+        what comes out of them, (B, 2 hidden)."""
         pieces = x[:, self.order].split(
             [size * count for size, count in zip(self.sizes, self.counts, strict=True)], dim=1
         )
@@ -124,10 +135,10 @@ class ShowerTransformer(nn.Module):
             ],
             dim=1,
         )
-        tokens = tokens + self.positions()
-        for block in self.blocks:
-            tokens = block(tokens, given)
-        shift, scale = self.modulate(given)[:, None].chunk(2, dim=-1)
+        tokens = tokens + positions
+        for block, modulation in zip(self.blocks, modulations, strict=False):
+            tokens = block(tokens, modulation)
+        shift, scale = modulations[-1][:, None].chunk(2, dim=-1)
         tokens = _modulated(tokens, shift, scale)
         said = [
             read(piece).flatten(1)
@@ -159,8 +170,8 @@ class _Block(nn.Module):
         self.attend, self.join = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
         self.widen, self.narrow = nn.Linear(hidden, inner), nn.Linear(inner, hidden)
 
-    def forward(self, tokens: Tensor, given: Tensor) -> Tensor:
-        shifts = self.modulate(given)[:, None].chunk(6, dim=-1)
+    def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
+        shifts = modulation[:, None].chunk(6, dim=-1)
         seen = _modulated(tokens, shifts[0], shifts[1])
         queries, keys, values = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -169,12 +180,16 @@ class _Block(nn.Module):
         found = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
         tokens = tokens + shifts[2] * self.join(found)
         seen = _modulated(tokens, shifts[3], shifts[4])
-        found = self.narrow(F.gelu(self.widen(seen), approximate="tanh"))
+        found = self.narrow(activation(_gelu, self.widen(seen)))
         return tokens + shifts[5] * found
 
 
 def _perceptron(inputs: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
 
 
 def _modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from matplotlib.ticker import (
     MaxNLocator,
     NullFormatter,
 )
+from matplotlib_inline.config import InlineBackend
 
 from calostudy.calorimeter import Calorimeter
 
@@ -24,6 +25,8 @@ ENERGY_MAP = "magma"
 
 def use_style() -> None:
     """The study's look, for all figures drawn afterwards."""
+    # The layout is constrained: a notebook's tight box would draw each figure twice for nothing.
+    InlineBackend.instance().print_figure_kwargs = {"bbox_inches": None}
     sns.set_theme(
         context="notebook",
         style="ticks",

@@ -1,12 +1,9 @@
-"""Execute one notebook of the grid; run by Snakemake, which provides ``snakemake``."""
+"""Execute one page of the grid: the job of calostudy.study as JSON, and the notebook to write."""
 
-import os
+import json
+import sys
 
-from calostudy.study import execute
+from calostudy.pages import execute
 
-# What the notebook's kernel and a failure say goes to the log, which Snakemake shows on failure.
-with open(snakemake.log[0], "wb") as log:  # noqa: F821, PTH123
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
-
-execute(snakemake.params.kind, snakemake.params.parameters, snakemake.output.page)  # noqa: F821
+job = json.loads(sys.argv[1])
+execute(job["kind"], job["title"], job["parameters"], sys.argv[2])
