@@ -64,6 +64,18 @@ def test_a_leaderboard_measures_again_only_what_has_new_weights(measured, monkey
     assert set(again.loc[again["model"] == "caloinn", "weights_sha256"]) == {"new" * 4}
 
 
+def test_times_that_were_deleted_are_measured_anew_and_scores_kept(measured, tmp_path):
+    out = tmp_path / "board.csv"
+    leaderboard.complete(out, [JUDGE], progress=False)
+    whole = leaderboard.read(out)
+    measured.clear()
+    late = (whole["quantity"] == TIME) & (whole["model"] == "caloinn")
+    whole[~late].to_csv(out, index=False)
+    leaderboard.complete(out, [JUDGE], progress=False)
+    assert measured == []
+    pd.testing.assert_frame_equal(leaderboard.read(out), whole)
+
+
 def test_a_leaderboard_of_other_columns_is_refused(tmp_path):
     path = tmp_path / "board.csv"
     path.write_text("model,value\nx,1\n")
@@ -167,10 +179,10 @@ def test_a_leaderboard_names_surrogates_that_were_scored_with_other_weights(walk
 
 def test_a_leaderboard_says_which_times_are_of_another_machine(walk, monkeypatch):
     table = walk.shipped.copy()
-    table.loc[table["model"] == "caloinn", "machine"] = "B"
+    table.loc[table["model"] == "calovae-inn", "machine"] = "B"
     monkeypatch.setattr(LeaderboardWalk, "shipped", table)
     text = walk.introduction()
-    assert "CPU times: B (caloinn); a machine (all others); times of different machines" in text
+    assert "CPU times: B (calovae-inn); a machine (all others); times of different machines" in text
 
 
 def test_a_data_set_without_lines_says_what_makes_them():

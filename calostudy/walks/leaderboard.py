@@ -97,7 +97,7 @@ class LeaderboardWalk(Walk):
     def _machines(self) -> str:
         """Where the times were measured; of several machines, which models on all but the one that
         has most of them."""
-        own = self.shipped.drop_duplicates("model")
+        own = self.shipped[self.shipped["quantity"] == TIME].drop_duplicates("model")
         most, *others = own["machine"].value_counts().index
         if not others:
             return most
