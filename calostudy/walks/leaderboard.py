@@ -12,7 +12,15 @@ import pandas as pd
 from calostudy.errors import DataError
 from calostudy.evaluations import GEANT4
 from calostudy.geant4_times import mean_cost
-from calostudy.grid_times import GPU, ONE_THREAD, Cell, look_up, machine_title, read_times
+from calostudy.grid_times import (
+    GPU,
+    ONE_THREAD,
+    Cell,
+    look_up,
+    machine_cpu,
+    machine_title,
+    read_times,
+)
 from calostudy.leaderboard import BATCHES, SIZE, TIME, current_weights, read
 from calostudy.metrics.pareto import chance_of_front, front
 from calostudy.models import build
@@ -97,15 +105,25 @@ class LeaderboardWalk(Walk):
     def _machines(self) -> str:
         """Where the times were measured; of several machines, which models on all but the one that
         has most of them."""
-        own = self.shipped[self.shipped["quantity"] == TIME].drop_duplicates("model")
-        most, *others = own["machine"].value_counts().index
+        own = pd.Series({name: self.machine(name) for name in self.models})
+        most, *others = own.value_counts().index
         if not others:
             return most
-        rest = [
-            f"{name} ({', '.join(own.loc[own['machine'] == name, 'model'])})" for name in others
-        ]
+        rest = [f"{name} ({', '.join(own.index[own == name])})" for name in others]
         several = "times of different machines are not to be compared"
         return f"{'; '.join([*rest, f'{most} (all others)'])}; {several}"
+
+    def machine(self, model: str) -> str:
+        """The processor of a model's times."""
+        cell = self.cell(model, BATCHES[-1], ONE_THREAD)
+        if cell is not None:
+            return machine_cpu(cell.machine)
+        return self._timed(model, BATCHES[-1])["machine"].iloc[0]
+
+    def _timed(self, model: str, batch: int) -> pd.DataFrame:
+        """CPU time measured with the scores."""
+        own = self.shipped[(self.shipped["model"] == model) & (self.shipped["batch"] == batch)]
+        return own[own["quantity"] == TIME]
 
     def quality(self, model: str, quantity: str) -> tuple[float, float]:
         """A score and its uncertainty."""
@@ -124,10 +142,9 @@ class LeaderboardWalk(Walk):
         cell = self.cell(model, batch, ONE_THREAD)
         if cell is not None:
             return cell.value, cell.uncertainty, _where(cell)
-        own = self.shipped[(self.shipped["model"] == model) & (self.shipped["batch"] == batch)]
-        line = own[own["quantity"] == TIME].iloc[0]
-        where = f"{line.target}, {line.date} (CPU time)"
-        return *_pair(own, model, TIME), where
+        own = self._timed(model, batch)
+        line = own.iloc[0]
+        return *_pair(own, model, TIME), f"{line.target}, {line.date} (CPU time)"
 
     def gpu_times(self) -> dict[int, dict[str, Cell]]:
         """Batch size -> times of the surrogates on a GPU that the grid has."""
