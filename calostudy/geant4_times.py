@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,8 +41,12 @@ def read(path: str | Path) -> pd.DataFrame:
     return read_lines(path, FIELDS)
 
 
-def shipped(dataset: str) -> tuple[Geant4Time, str]:
-    """Geant4's times of a data set as they were last measured, and the machine with the date.
+Measured = tuple[Geant4Time, str]
+"""Geant4's times, and the machine with the date."""
+
+
+def by_machine(dataset: str) -> dict[str, Measured]:
+    """Geant4's times of a data set on each machine, the one that was measured last at the end.
 
     Raises:
         DataError: they were not measured.
@@ -54,21 +58,46 @@ def shipped(dataset: str) -> tuple[Geant4Time, str]:
             f"data/measured/geant4_times.csv has no lines of {dataset}; "
             f"python -m calostudy.geant4_times makes them"
         )
-    machine, date = table[["machine", "date"]].iloc[-1]
-    own = table[table["machine"] == machine]
-    energies, seconds = own["energy_gev"].to_numpy() * GEV, own["cpu_ms"].to_numpy() / 1e3
-    where = f"{machine}, {date}"
-    return geant4_time(energies, seconds, where), where
+    found = {}
+    for machine, own in table.groupby("machine", sort=False):
+        energies, seconds = own["energy_gev"].to_numpy() * GEV, own["cpu_ms"].to_numpy() / 1e3
+        where = f"{machine}, {own['date'].iloc[-1]}"
+        found[machine] = geant4_time(energies, seconds, where), where
+    return found
 
 
-def mean_cost(dataset: str) -> tuple[float, float, str]:
+def processor_of(machine: str) -> str:
+    """A machine without its number of cores, of which Geant4 uses one.
+
+    >>> processor_of("AMD EPYC, 2 cores")
+    'AMD EPYC'
+    """
+    return machine.partition(",")[0]
+
+
+def near(measured: Mapping[str, Measured], machine: str = "") -> Measured:
+    """Of times by machine the last with the processor of this machine, else the last of all."""
+    alike = [m for m in measured if processor_of(m) == processor_of(machine)]
+    return measured[(alike or list(measured))[-1]]
+
+
+def shipped(dataset: str, machine: str = "") -> Measured:
+    """Geant4's times of a data set, `near` a machine.
+
+    Raises:
+        DataError: they were not measured.
+    """
+    return near(by_machine(dataset), machine)
+
+
+def mean_cost(dataset: str, machine: str = "") -> tuple[float, float, str]:
     """Geant4's CPU ms per shower, averaged over the incident energies of the evaluation sample by
-    the measured line, its uncertainty, and where and when it was measured.
+    the measured line, its uncertainty, and where and when it was measured, `near` a machine.
 
     Raises:
         DataError: it was not measured, or the sample is missing.
     """
-    measured, where = shipped(dataset)
+    measured, where = shipped(dataset, machine)
     path = showers_path(dataset, "evaluation")
     energies = read_energies(path, catalogue_entry(dataset).calorimeter) / GEV
     error = (measured.slope_error or 0.0) * energies.mean()

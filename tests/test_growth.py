@@ -87,7 +87,9 @@ def walk(monkeypatch):
     ]
     monkeypatch.setattr(GrowthWalk, "times", pd.DataFrame(rows, columns=list(COLUMNS)))
     monkeypatch.setattr(
-        GrowthWalk, "geant4", {"ds1-photons": (geant4(), "x, day"), "ds2": (geant4(), "x, day")}
+        GrowthWalk,
+        "geant4",
+        {name: {"x": (geant4(), "x, day")} for name in ("ds1-photons", "ds2")},
     )
     return GrowthWalk()
 
@@ -120,10 +122,23 @@ def test_break_even_is_told_for_every_model_and_data_set(walk):
 
 def test_a_ratio_of_two_machines_is_called_so(walk):
     assert "the same machine" in walk.machine_note(ONE_THREAD, "embedded")
-    walk.geant4["ds2"] = (geant4(), "another, day")
-    assert "*another machine* (another; x; these times: x, 2026-01-01)" in walk.machine_note(
-        ONE_THREAD, "embedded"
-    )
+    for measured in walk.geant4.values():
+        measured["another"] = measured.pop("x")
+    assert "*another machine* than x, so" in walk.machine_note(ONE_THREAD, "embedded")
+
+
+def test_a_time_stands_beside_geant4_on_its_own_processor(walk):
+    def row():
+        rows = walk.break_even_rows(ONE_THREAD, "embedded")
+        return next(r for r in rows if (r["dataset"], r["model"]) == ("ds2", "slow"))
+
+    before = row()
+    for measured in walk.geant4.values():
+        measured["another, 2 cores"] = geant4(slope=60.0), "another, 2 cores, day"
+    assert row() == before
+    for measured in walk.geant4.values():
+        del measured["x"]
+    assert row() != before
 
 
 def test_times_of_several_machines_are_never_on_one_line(walk, monkeypatch):

@@ -231,7 +231,7 @@ class AnswersWalk(Walk):
 
 
 def _entry(board: LeaderboardWalk, model: str) -> Entry:
-    geant4 = board.geant4[:2]
+    geant4 = board.geant4_beside(model)
     times = {batch: board.time(model, batch)[:2] for batch in (1, LARGE)}
     return Entry(
         model=model,

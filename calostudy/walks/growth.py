@@ -12,6 +12,7 @@ from pydantic import field_validator
 
 from calostudy import geant4_times, leaderboard
 from calostudy.datasets import DATASETS
+from calostudy.geant4_times import Measured, near, processor_of
 from calostudy.grid_times import (
     GPU,
     KINDS,
@@ -186,26 +187,27 @@ class GrowthWalk(Walk):
     # ---- energy ---------------------------------------------------------------------------------
 
     @cached_property
-    def geant4(self) -> dict[str, tuple[Geant4Time, str]]:
-        """Geant4's times of each data set, and where and when they were measured."""
+    def geant4(self) -> dict[str, dict[str, Measured]]:
+        """Geant4's times of each data set by machine."""
         names = geant4_times.read(data_dir() / "measured" / "geant4_times.csv")["dataset"].unique()
-        return {name: geant4_times.shipped(name) for name in DATASETS if name in names}
+        return {name: geant4_times.by_machine(name) for name in DATASETS if name in names}
 
     @property
     def _geant4_machines(self) -> set[str]:
-        return {where.rpartition(", ")[0] for _, where in self.geant4.values()}
+        return {machine for measured in self.geant4.values() for machine in measured}
 
     def speed_ups(self, kind: str, size: str) -> dict[str, dict[str, Any]]:
         """Data set -> energies in GeV and, for each model, Geant4's time over its own at batch
         sizes 1 and 100."""
         found, table = {}, self.of(kind, size)
-        for name, (geant4, _) in self.geant4.items():
+        for name, measured in self.geant4.items():
             own = table[table["dataset"] == name]
             if own.empty:
                 continue
-            energy = np.geomspace(geant4.energy_gev.min(), geant4.energy_gev.max(), 60)
+            energies = near(measured)[0].energy_gev
+            energy = np.geomspace(energies.min(), energies.max(), 60)
             lines = {
-                (row.model, row.batch): speed_up(geant4, energy, row.value)
+                (row.model, row.batch): speed_up(near(measured, row.machine)[0], energy, row.value)
                 for row in own.itertuples()
                 if row.batch in (1, 100)
             }
@@ -213,24 +215,30 @@ class GrowthWalk(Walk):
         return found
 
     def machine_note(self, kind: str, size: str) -> str:
-        """Whether Geant4 was measured on the machine of these times, in Markdown."""
-        own = set(self.of(kind, size)["machine"])
-        theirs = self._geant4_machines
-        if own == theirs and kind != GPU:
-            return f"**{kind}, {size} size**: Geant4 was measured on the same machine."
-        return (
-            f"**{kind}, {size} size**: Geant4 was measured on *another machine* "
-            f"({'; '.join(sorted(theirs))}; these times: "
-            f"{'; '.join(sorted(self.of(kind, size)['where'].unique()))}), so that these ratios "
-            f"also compare two machines."
-        )
+        """Whether Geant4 was measured on the machines of these times, in Markdown."""
+        own = set(self.of(kind, size)["machine"].map(processor_of))
+        other = own - set(map(processor_of, self._geant4_machines))
+        text = f"**{kind}, {size} size**: Geant4 was measured on "
+        if other:
+            return (
+                f"{text}*another machine* than {'; '.join(sorted(other))}, so that these ratios "
+                "also compare two machines."
+            )
+        if kind == GPU:
+            return f"{text}a processor of the same name as the GPU's ({'; '.join(sorted(own))})."
+        several = ", each time beside that of its own" if len(own) > 1 else ""
+        return f"{text}the same {'machines' if several else 'machine'}{several}."
 
     def break_even_rows(self, kind: str, size: str) -> list[dict[str, str]]:
         """One row for each model and data set: from which incident energy on it is faster than
         Geant4, and from which batch size on at some energies."""
         return [
-            {"dataset": name, "model": model, **self._break_even(geant4, group)}
-            for name, (geant4, _) in self.geant4.items()
+            {
+                "dataset": name,
+                "model": model,
+                **self._break_even(near(measured, group["machine"].iloc[0])[0], group),
+            }
+            for name, measured in self.geant4.items()
             for model, group in self.of(kind, size)
             .query("dataset == @name")
             .groupby("model", sort=True)
@@ -256,7 +264,7 @@ class GrowthWalk(Walk):
         return row
 
     def geant4_rows(self) -> list[dict[str, str]]:
-        """One row for each data set: the fitted line of Geant4's CPU time."""
+        """One row for each data set and machine: the fitted line of Geant4's CPU time."""
         return [
             {
                 "dataset": name,
@@ -266,7 +274,8 @@ class GrowthWalk(Walk):
                 "energies [GeV]": f"{geant4.energy_gev.min():.3g} to {geant4.energy_gev.max():.3g}",
                 "measured on": where,
             }
-            for name, (geant4, where) in self.geant4.items()
+            for name, measured in self.geant4.items()
+            for geant4, where in measured.values()
         ]
 
     def save(self) -> None:
