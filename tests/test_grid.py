@@ -61,11 +61,11 @@ def test_a_cell_that_takes_too_long_has_its_reason(monkeypatch):
 def test_a_diffusion_that_takes_too_long_is_counted_on_from_few_network_evaluations(monkeypatch):
     monkeypatch.setattr(grid, "LIMIT", 0.2)
     (cell,) = grid.plan(
-        ["cpu-1/fp32"], ["calodiffusion"], ["ds1-photons"], ["embedded"], [10], ["throughput"]
+        ["cpu-1/fp32"], ["calodiffusion"], ["ds1-photons"], ["paper"], [1], ["throughput"]
     )
     line = grid.measure(cell, 0.1)
-    assert line["reason"] == "" and 4 <= line["evaluations"] <= 16
-    assert 10 * line["value"] > 1e3 * grid.LIMIT
+    assert line["reason"] == "" and 4 <= line["evaluations"] < 398
+    assert line["value"] > 1e3 * grid.LIMIT
 
 
 def test_latencies_are_quantiles_of_single_showers():

@@ -122,9 +122,10 @@ def test_break_even_is_told_for_every_model_and_data_set(walk):
 
 def test_a_ratio_of_two_machines_is_called_so(walk):
     assert "the same machine" in walk.machine_note(ONE_THREAD, "embedded")
-    for measured in walk.geant4.values():
-        measured["another"] = measured.pop("x")
-    assert "*another machine* than x, so" in walk.machine_note(ONE_THREAD, "embedded")
+    walk.geant4["ds2"] = {"another": (geant4(), "another, day")}
+    assert "*another machine* (another; x; these times: x, 2026-01-01)" in walk.machine_note(
+        ONE_THREAD, "embedded"
+    )
 
 
 def test_a_time_stands_beside_geant4_on_its_own_processor(walk):

@@ -160,6 +160,7 @@ def test_times_of_the_grid_count_where_they_are_of_the_scored_weights(walk, monk
         "-",
     ]
     assert "GPU: cuda/fp32, 2026-02-02 (m)." in walk.introduction()
+    assert "CPU times: a machine (calovae-inn); m (all others)" in walk.introduction()
 
 
 def test_the_front_of_a_leaderboard_counts_the_distance_of_an_auc_from_a_half(walk):

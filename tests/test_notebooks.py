@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+import yaml
 
 from calostudy.errors import UsageError
 from calostudy.pages import execute
@@ -134,13 +135,13 @@ def test_a_notebook_runs_with_other_parameters(kind, parameters, tmp_path, check
     monkeypatch.chdir(checkout)
     chosen = {**parameters, "results": str(tmp_path / "results")}
     page = tmp_path / "page.ipynb"
-    execute(kind, "A page", chosen, page)
+    title = WALKS[kind](**chosen).title()
+    execute(kind, title, chosen, page)
     executed = nbformat.read(page, as_version=4)
     outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(figures) >= FIGURES[kind]
-    assert executed.cells[0].source.splitlines()[0] == "# A page"
-    assert WALKS[kind](**chosen).title()
+    assert title and executed.cells[0].source.splitlines()[0] == f"# {title}"
     found = load_results(tmp_path / "results")
     assert found
     assert {result.dataset for result in found} == {parameters["dataset"]}
@@ -199,9 +200,12 @@ def test_a_failing_notebook_leaves_no_page_but_what_it_reached(tmp_path, checkou
         "defect",
     ],
 )
-def test_impossible_parameters_are_refused_before_anything_runs(kind, parameters, told):
+def test_impossible_parameters_are_refused_before_anything_runs(kind, parameters, told, tmp_path):
+    study = tmp_path / "study.yml"
+    study.write_text(yaml.safe_dump({"profiles": {"embedded": {kind: [parameters]}}}))
     with pytest.raises(UsageError, match=told):
-        WALKS[kind](**parameters)
+        load_jobs(study)
+    assert list(tmp_path.iterdir()) == [study]
 
 
 @pytest.mark.parametrize("profile", ["embedded", "paper"])

@@ -101,6 +101,4 @@ def each(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
 
 def activation(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x) of each number of x (B, ...), inside of `alike` as `each` where it matters."""
-    if torch.get_num_threads() == 1 and x[0].numel() % VECTOR == 0:
-        return function(x)
-    return each(function, x)
+    return function(x) if x[0].numel() % VECTOR == 0 else each(function, x)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calostudy.networks.products import each
+from calostudy.networks.products import activation, each
 
 
 class ResidualMLP(nn.Module):
@@ -26,8 +26,10 @@ class ResidualMLP(nn.Module):
         told = each(self.of_time, time)
         found = self.begin(torch.cat([x, conditions], dim=1))
         for block in self.blocks:
-            found = found + block(F.silu(found + told))
-        return self.end(F.silu(found))
+            first, _, second = block
+            inner = first(activation(F.silu, found + told))
+            found = found + second(activation(F.silu, inner))
+        return self.end(activation(F.silu, found))
 
     def of_time(self, time: Tensor) -> Tensor:
         """What the blocks are told of times (B,): (B, hidden)."""

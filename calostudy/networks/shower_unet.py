@@ -1,7 +1,6 @@
 """A cylindrical U-Net that sees and says cells: the network of CaloDiffusion."""
 
 import copy
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,10 +12,8 @@ from torch import Tensor, nn
 from calostudy.calorimeter import Calorimeter
 from calostudy.networks.cylindrical import CylindricalUNet, Sizes, UNetStructure, set_plain
 from calostudy.networks.glam import GeometryMap, Grid, common_edges
+from calostudy.networks.kept import OfConditions, OfTimes
 from calostudy.networks.products import by_products, each, product
-
-TIMES = 4096
-"""So many times are kept, more than a solver has."""
 
 
 @dataclass(frozen=True)
@@ -141,42 +138,31 @@ class Fused:
         tells = unet.tells()
         self.channels = [len(tell.weight) for tell in tells]
         weight = torch.cat([tell.weight for tell in tells]).t()
-        self.of_time, self.of_conditions = (part.contiguous() for part in weight.chunk(2))
+        by_time, self.by_condition = (part.contiguous() for part in weight.chunk(2))
         self.bias = torch.cat([tell.bias for tell in tells])
         self.matrices = network.geometry.matrices()
-        self.known, self.times = threading.local(), {}
+        self.of_times = OfTimes(lambda t: F.silu(unet.time(t[:, None])) @ by_time, self.bias)
+        self.of_conditions = OfConditions(self._learned)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
         network, unet = self.network, self.network.unet
-        known = self._learned(conditions)
-        told = known.told + torch.cat([self._of_time(t) for t in time.tolist()])
+        begun, told = self.of_conditions(conditions)
+        told = told + self.of_times(time)
         there, back = self.matrices
         cells = _channels_last(network._patched(network.geometry.encode(x, there)))
-        begun = unet.begin.convolved(cells, self.of_cells, None) + known.begun
+        begun = unet.begin.convolved(cells, self.of_cells, None) + begun
         found = unet.behind(begun, iter(told.split(self.channels, dim=1)))
         return network.geometry.decode(network._unpatched(found), back)
 
-    def _learned(self, conditions: Tensor) -> threading.local:
-        """What depends on the conditions, of each thread its own."""
-        known = self.known
-        if hasattr(known, "conditions") and torch.equal(known.conditions, conditions):
-            return known
+    def _learned(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of conditions (B, K): what the first convolution makes of them, and what residual
+        blocks are told."""
         unet = self.network.unet
         background = _channels_last(self.network.background(conditions))
-        known.begun = unet.begin.convolved(background, self.of_background, unet.begin.bias)
+        begun = unet.begin.convolved(background, self.of_background, unet.begin.bias)
         embedding = each(lambda told: F.silu(unet.condition(told)), conditions)
-        known.told = product(embedding, self.of_conditions, self.bias)
-        known.conditions = conditions.clone()
-        return known
-
-    def _of_time(self, time: float) -> Tensor:
-        if time not in self.times:
-            if len(self.times) >= TIMES:
-                self.times.clear()
-            value = self.bias.new_tensor([[time]])
-            self.times[time] = F.silu(self.network.unet.time(value)) @ self.of_time
-        return self.times[time]
+        return begun, product(embedding, self.by_condition, self.bias)
 
 
 def _copied(network: ShowerUNet, precision: str) -> ShowerUNet:

@@ -14,22 +14,19 @@ def _pool(threads):
 
 
 def in_threads(work, parts, threads):
-    """work(part) for every part; in this thread when one thread or one part is all there is."""
+    """[work(part) for every part]; in this thread when one thread or one part is all there is."""
     if threads == 1 or len(parts) == 1:
-        for part in parts:
-            work(part)
-    else:
-        list(_pool(threads).map(work, parts))
+        return [work(part) for part in parts]
+    return list(_pool(threads).map(work, parts))
 
 
 def side_by_side(work: Callable[[Any], Any], parts: Sequence) -> Iterator[Any]:
     """work(part) for every part, each on one thread, on as many as torch has."""
     threads = torch.get_num_threads()
     for first in range(0, len(parts), threads):
-        some = parts[first : first + threads]
         torch.set_num_threads(1)
         try:
-            made = [work(some[0])] if len(some) == 1 else list(_pool(threads).map(work, some))
+            made = in_threads(work, parts[first : first + threads], threads)
         finally:
             torch.set_num_threads(threads)
         yield from made

@@ -4,12 +4,12 @@ Several showers go through it together, and come out with the same bits as alone
 """
 
 import copy
-import threading
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calostudy.networks.kept import OfConditions, OfTimes
 from calostudy.networks.products import activation, by_products, product
 from calostudy.networks.transformer import ShowerTransformer
 
@@ -30,23 +30,11 @@ class Fused:
         self.sizes = [len(each.weight) for each in modulations]
         self.weight = torch.cat([each.weight for each in modulations]).t().contiguous()
         self.bias = torch.cat([each.bias for each in modulations])
-        self.known, self.of_times = threading.local(), {}
+        self.of_times = OfTimes(network.of_time, self.positions)
+        self.of_conditions = OfConditions(network.condition)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
-        of_time = torch.cat([self._of_time(t) for t in time.tolist()])
-        given = activation(F.silu, of_time + self._of_conditions(conditions))
+        given = activation(F.silu, self.of_times(time) + self.of_conditions(conditions))
         modulations = product(given, self.weight, self.bias).split(self.sizes, dim=1)
         return self.network.modulated(x, modulations, self.positions)
-
-    def _of_conditions(self, conditions: Tensor) -> Tensor:
-        known = self.known
-        if not hasattr(known, "conditions") or not torch.equal(known.conditions, conditions):
-            known.conditions = conditions.clone()
-            known.told = self.network.condition(conditions)
-        return known.told
-
-    def _of_time(self, time: float) -> Tensor:
-        if time not in self.of_times:
-            self.of_times[time] = self.network.of_time(self.positions.new_tensor([time]))
-        return self.of_times[time]

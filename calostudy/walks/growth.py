@@ -216,12 +216,18 @@ class GrowthWalk(Walk):
 
     def machine_note(self, kind: str, size: str) -> str:
         """Whether Geant4 was measured on the machines of these times, in Markdown."""
-        own = set(self.of(kind, size)["machine"].map(processor_of))
-        other = own - set(map(processor_of, self._geant4_machines))
+        table = self.of(kind, size)
+        table = table[table["dataset"].isin(self.geant4)]
+        own = set(table["machine"].map(processor_of))
+        beside = {
+            (row.machine, near(self.geant4[row.dataset], row.machine)[1].rpartition(", ")[0])
+            for row in table.itertuples()
+        }
         text = f"**{kind}, {size} size**: Geant4 was measured on "
-        if other:
+        if any(processor_of(theirs) != processor_of(ours) for ours, theirs in beside):
             return (
-                f"{text}*another machine* than {'; '.join(sorted(other))}, so that these ratios "
+                f"{text}*another machine* ({'; '.join(sorted({theirs for _, theirs in beside}))}; "
+                f"these times: {'; '.join(sorted(table['where'].unique()))}), so that these ratios "
                 "also compare two machines."
             )
         if kind == GPU:
