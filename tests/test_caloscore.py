@@ -32,6 +32,7 @@ from calostudy.models.caloscore_distilled import (
     target,
 )
 from calostudy.models.diffusion import ShowerNoise
+from calostudy.networks.products import alike
 from calostudy.samplers.diffusion import STRAIGHT, Process, Sampling
 from calostudy.training import train
 
@@ -103,8 +104,8 @@ def test_the_fast_network_is_the_plain_one(monkeypatch, name, size, precision):
     network = surrogate.networks[VOXELS]
     generator = torch.Generator().manual_seed(0)
     sizes = [net.in_features for net in network.conditions.others]
-    conditions = [torch.randn(1, n, generator=generator).to(dtype) for n in sizes]
-    x = torch.randn(1, surrogate.dataset.calorimeter.cells, generator=generator).to(dtype)
+    conditions = [torch.randn(3, n, generator=generator).to(dtype) for n in sizes]
+    x = torch.randn(3, surrogate.dataset.calorimeter.cells, generator=generator).to(dtype)
     with torch.no_grad():
         fast, plain = (
             caloscore.CaloScore.SAMPLERS[kind](network, precision)(*conditions)(x, 0.3)
@@ -295,7 +296,7 @@ def replaced_steps(teacher, energies, evaluations, student):
     networks = {n: caloscore.CaloScore.SAMPLERS["fused"](teacher.networks[n], "float32")
                 for n in (LAYERS, VOXELS)}  # fmt: skip
     samplings = {**student.samplings, VOXELS: Sampling("ddim", evaluations)}
-    with torch.no_grad():
+    with torch.no_grad(), alike():
         cells = [
             teacher.cells(
                 torch.tensor([e]).double(), networks, samplings, ShowerNoise(0, i, torch.float32)

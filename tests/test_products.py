@@ -85,6 +85,9 @@ def test_parts_are_made_side_by_side_in_their_order_and_threads_are_given_back(t
         ("flow-matching", "calogan-eplus"),
         ("calodiffusion", "ds1-pions"),
         ("calodiffusion", "ds2"),
+        ("caloscore", "ds1-photons"),
+        ("caloscore", "ds1-pions"),
+        ("caloscore", "ds2"),
     ],
 )
 def test_shipped_diffusions_make_the_same_showers_in_every_batch_on_any_number_of_threads(

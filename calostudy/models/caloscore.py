@@ -37,6 +37,7 @@ from calostudy.calorimeter import Calorimeter
 from calostudy.energies import GEV
 from calostudy.models.diffusion import Diffusion, ShowerNoise
 from calostudy.models.surrogate import TrainingRecipe
+from calostudy.networks.products import each
 from calostudy.networks.score_unet import LayerNet, ScoreUNet, UNetStructure
 from calostudy.normal_space import NormalSpace, layer_numbers
 from calostudy.samplers.diffusion import Process, Sampling, cosine_path, spread_times
@@ -472,12 +473,12 @@ class CaloScore(Diffusion):
             found = samplings[name].solve(denoise, PROCESS.path, noise.of(index, (numbers,)))
             return found.double()
 
-        calorimeter, condition = self.dataset.calorimeter, self._incident(incident)
+        calorimeter, condition = self.dataset.calorimeter, each(self._incident, incident)
         numbers = drawn(0, LAYERS, self._layer_numbers_count, condition)
-        energies = self._layer_energies(numbers, incident)
-        seen = self._layer_condition(energies, incident) if self.embedded else numbers
+        energies = each(self._layer_energies, numbers, incident)
+        seen = each(self._layer_condition, energies, incident) if self.embedded else numbers
         values = drawn(1, VOXELS, calorimeter.cells, seen, condition)
-        return self._to_cells(values, energies)
+        return each(self._to_cells, values, energies)
 
 
 def _extended(cells: np.ndarray, steps: Sequence[int]) -> np.ndarray:

@@ -62,7 +62,6 @@ class Diffusion(Surrogate):
     """
 
     VOXELS: ClassVar[str]
-    together: int = 1
     SAMPLERS: ClassVar[Mapping[str, Callable[[nn.Module, str], Any]]]
     runs_on: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "cpu": ("fp32", "fp64"),
@@ -91,6 +90,12 @@ class Diffusion(Surrogate):
             return self.SAMPLERS
         plain = self.SAMPLERS["eager"]
         return {"graph": self.graphed(plain), "eager": plain}
+
+    @property
+    def together(self) -> int:
+        """Showers that go through the networks together on the CPU: a small network is mostly
+        waiting for the interpreter; a large one can use all threads for one shower."""
+        return 8 if self.embedded else 1
 
     @property
     def at_once(self) -> int:
@@ -198,12 +203,6 @@ class NormalDiffusion(Diffusion):
     @property
     def storage(self) -> torch.dtype:
         return torch.int8 if self.embedded else super().storage
-
-    @property
-    def together(self) -> int:
-        """A small network is mostly waiting for the interpreter; a large one can use all threads
-        for one shower."""
-        return 8 if self.embedded else 1
 
     @property
     def geometry(self) -> tuple[Calorimeter, float, float]:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calostudy.networks.products import activation
+
 FREQUENCIES = 32
 """Of the sines and cosines of a time."""
 
@@ -60,8 +62,13 @@ class Conditions(nn.Module):
 
     def forward(self, time: Tensor, *others: Tensor) -> Tensor:
         """Times (B,) and conditions (B, size) each."""
-        said = [F.silu(net(x)) for net, x in zip(self.others, others, strict=True)]
-        return self.together(torch.cat([self.time(time_features(time)), *said], dim=1))
+        seen = self.time(time_features(time))
+        return self.together(torch.cat([seen, self.of_others(*others)], dim=1))
+
+    def of_others(self, *others: Tensor) -> Tensor:
+        """What is told of the other conditions, (B, embedding of each)."""
+        pairs = zip(self.others, others, strict=True)
+        return torch.cat([activation(F.silu, net(x)) for net, x in pairs], dim=1)
 
 
 class Attention(nn.Module):
@@ -203,7 +210,11 @@ class LayerNet(nn.Module):
         self.last = nn.Linear(width, numbers)
 
     def forward(self, numbers: Tensor, time: Tensor, *conditions: Tensor) -> Tensor:
-        condition = F.leaky_relu(self.embed(self.conditions(time, *conditions)))
+        return self.conditioned(numbers, self.conditions(time, *conditions))
+
+    def conditioned(self, numbers: Tensor, condition: Tensor) -> Tensor:
+        """As `forward`, of what `conditions` say."""
+        condition = F.leaky_relu(self.embed(condition))
         x = self.first(numbers)
         for block in self.blocks:
             x = block(x, condition)

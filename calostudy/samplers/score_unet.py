@@ -1,12 +1,14 @@
-"""The U-Net of CaloScore for one shower at a time, the same function without what costs time.
+"""The networks of CaloScore, the same functions without what costs time.
 
-What depends on the conditions alone is computed once for a shower, and the shifts of all residual
-blocks in one product. On a grid, oneDNN is called by name: torch itself takes a slow way for a
-single shower. A sequence is kept with its channels behind its places, where a convolution is a
-product with a matrix that needs no copy of its neighbours.
+What depends on the conditions alone is computed once for a shower, what depends on the time once
+for all of them, and the shifts of all residual blocks in one product. On a grid, oneDNN is called
+by name: torch itself takes a slow way for a single shower. A sequence is kept with its channels
+behind its places, where a convolution is a product with a matrix. Several showers go through
+together, and come out with the same bits as alone.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calostudy.networks.cylindrical import goes_by_mkldnn
+from calostudy.networks.kept import OfTimes
+from calostudy.networks.products import activation, by_products, product
 from calostudy.networks.score_unet import (
     Attention,
     LayerNet,
@@ -42,19 +46,20 @@ def eager(
 
 def fused(network: nn.Module, precision: str) -> Callable[..., Predict]:
     """The same as `eager`, to rounding, and faster."""
+    network = by_products(_copied(network, precision))
     if isinstance(network, LayerNet):
-        return eager(network, precision)
-    network = _copied(network, precision)
-    walk = {1: _Sequence, 3: _Grid}[len(network.grid)](network)
+        walk = network.conditioned
+    else:
+        walk = {1: _Sequence, 3: _Grid}[len(network.grid)](network)
+    told = network.conditions
+    of_times = OfTimes(lambda time: told.time(time_features(time)), next(network.parameters()))
 
     def given(*conditions: Tensor) -> Predict:
-        conditioned = network.conditions
-        pairs = zip(conditioned.others, conditions, strict=True)
-        others = torch.cat([F.silu(net(x)) for net, x in pairs], dim=1)
+        others = told.of_others(*conditions)
 
         def predict(x: Tensor, time: float) -> Tensor:
-            seen = conditioned.time(time_features(x.new_tensor([time])))
-            return walk(x, conditioned.together(torch.cat([seen, others], dim=1)))
+            seen = of_times.one(time).expand(len(x), -1)
+            return walk(x, told.together(torch.cat([seen, others], dim=1)))
 
         return predict
 
@@ -67,23 +72,32 @@ def _copied(network: nn.Module, precision: str) -> nn.Module:
 
 
 class _Walk:
-    """Down and up through the levels of a U-Net, cells (1, V) and condition (1, E) to v (1, V)."""
+    """Down and up through the levels of a U-Net, cells (B, V) and condition (B, E) to v (B, V)."""
 
     def __init__(self, network: ScoreUNet):
-        self.network = network
         blocks = [b for b in network.modules() if isinstance(b, ResidualBlock)]
-        self.widths = [block.condition.out_features for block in blocks]
-        self.weight = torch.cat([block.condition.weight for block in blocks])
+        self.widths = [block.condition.weight.shape[0] for block in blocks]
+        self.weight = torch.cat([block.condition.weight for block in blocks]).t().contiguous()
         # The first convolution's bias is one more shift.
         self.bias = torch.cat([block.condition.bias + block.first.bias for block in blocks])
         self.down, self.up = (
             [[self.prepared(block) for block in level] for level in levels]
             for levels in (network.down, network.up)
         )
+        # The patches of the finest level, (places, numbers): what each sees, and what it says.
+        stem, head, patch = network.stem, network.head, network.stem.kernel_size
+        self.coarse = [n // p for n, p in zip(network.grid, patch, strict=True)]
+        self.cell = _cut(network.cell.view(network.grid), patch)
+        back = _cut(torch.arange(len(network.cell)).view(network.grid), patch).flatten().argsort()
+        self.places = back[network.places]
+        self.stem = stem.weight.flatten(1).t().contiguous(), stem.bias
+        self.place = 0.0 if network.place is None else network.place.flatten(1).t().contiguous()
+        self.head = head.weight.flatten(1), head.bias.repeat(self.cell.shape[1])
 
     def __call__(self, cells: Tensor, condition: Tensor) -> Tensor:
-        shifts = iter(F.linear(condition, self.weight, self.bias)[0].split(self.widths))
-        x, kept = self.entered(cells), []
+        shifts = iter(product(condition, self.weight, self.bias).split(self.widths, dim=1))
+        patches = F.pad(cells, (0, 1))[:, self.cell]
+        x, kept = self.entered(product(patches, *self.stem) + self.place), []
         for level in self.down[:-1]:
             for block in level:
                 x = self.through(block, x, next(shifts))
@@ -95,11 +109,18 @@ class _Walk:
             x = self.doubled(x)
             for block in level:
                 x = self.through(block, self.joined(x, kept.pop()), next(shifts))
-        return self.left(x)
+        return product(self.left(x), *self.head).flatten(1)[:, self.places]
+
+
+def _cut(grid: Tensor, patch: tuple[int, ...]) -> Tensor:
+    """A grid as patches (places, numbers in a patch)."""
+    for axis, size in enumerate(patch):
+        grid = grid.unfold(axis, size, size)
+    return grid.reshape(-1, math.prod(patch))
 
 
 class _Grid(_Walk):
-    """Of a grid (1, C, D, H, W) in memory with the channels last."""
+    """Of a grid (B, C, D, H, W) in memory with the channels last."""
 
     def __init__(self, network: ScoreUNet):
         for module in network.modules():
@@ -110,12 +131,11 @@ class _Grid(_Walk):
     def prepared(self, block: ResidualBlock) -> ResidualBlock:
         return block
 
-    def entered(self, cells: Tensor) -> Tensor:
-        x = self.network.enter(cells)
-        return x.contiguous(memory_format=torch.channels_last_3d)
+    def entered(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(1, self.coarse).permute(0, 4, 1, 2, 3)
 
     def left(self, x: Tensor) -> Tensor:
-        return self.network.leave(x)
+        return x.permute(0, 2, 3, 4, 1).flatten(1, 3)
 
     def pooled(self, x: Tensor) -> Tensor:
         return F.avg_pool3d(x, 2)
@@ -127,8 +147,9 @@ class _Grid(_Walk):
         return torch.cat([x, kept], dim=1)
 
     def through(self, block: ResidualBlock, x: Tensor, shift: Tensor) -> Tensor:
-        found = _convolve(F.silu(x), block.first.weight, shift, 1)
-        found = _convolve(F.silu(found, inplace=True), block.second.weight, block.second.bias, 1)
+        found = _convolve(activation(F.silu, x), block.first.weight, None, 1)
+        found = activation(F.silu, found.add_(shift[:, :, None, None, None]))
+        found = _convolve(found, block.second.weight, block.second.bias, 1)
         if isinstance(block.skip, nn.Identity):
             found += x
         else:
@@ -136,14 +157,14 @@ class _Grid(_Walk):
         return block.attention(found)
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     if not goes_by_mkldnn(x):
         return F.conv3d(x, weight, bias, padding=padding)
     return torch.mkldnn_convolution(x, weight, bias, (padding,) * 3, (1,) * 3, (1,) * 3, 1)
 
 
 class _Sequence(_Walk):
-    """Of a sequence (L, C)."""
+    """Of a sequence (B, L, C)."""
 
     def prepared(self, block: ResidualBlock) -> tuple:
         def matrix(convolution: nn.Conv1d) -> Tensor:
@@ -154,47 +175,40 @@ class _Sequence(_Walk):
             skip = matrix(block.skip), block.skip.bias
         if isinstance(block.attention, Attention):
             parts = [getattr(block.attention, name) for name in ("query", "key", "value")]
-            scale = len(parts[0].bias) ** -0.5
-            factors = (scale, 1.0, 1.0)
-            weight = torch.cat([f * p.weight for f, p in zip(factors, parts, strict=True)])
-            bias = torch.cat([f * p.bias for f, p in zip(factors, parts, strict=True)])
-            out = block.attention.out
-            attention = weight.T.contiguous(), bias, out.weight.T.contiguous(), out.bias
-        second = matrix(block.second), block.second.bias
-        return matrix(block.first), second, skip, attention
+            weight = torch.cat([part.weight for part in parts]).t().contiguous()
+            attention = weight, torch.cat([part.bias for part in parts]), block.attention.out
+        return matrix(block.first), (matrix(block.second), block.second.bias), skip, attention
 
-    def entered(self, cells: Tensor) -> Tensor:
-        return self.network.enter(cells)[0].T.contiguous()
+    def entered(self, rows: Tensor) -> Tensor:
+        return rows
 
     def left(self, x: Tensor) -> Tensor:
-        return self.network.leave(x.T[None])
+        return x
 
     def pooled(self, x: Tensor) -> Tensor:
-        return x.view(len(x) // 2, 2, -1).mean(dim=1)
+        return x.unflatten(1, (-1, 2)).mean(dim=2)
 
     def doubled(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(2, dim=0)
+        return x.repeat_interleave(2, dim=1)
 
     def joined(self, x: Tensor, kept: Tensor) -> Tensor:
-        return torch.cat([x, kept], dim=1)
+        return torch.cat([x, kept], dim=2)
 
     def through(self, block: tuple, x: Tensor, shift: Tensor) -> Tensor:
-        first, (second, bias), skip, attention = block
-        found = torch.addmm(shift, _neighbours(F.silu(x)), first)
-        found = torch.addmm(bias, _neighbours(F.silu(found, inplace=True)), second)
-        found += x if skip is None else torch.addmm(skip[1], x, skip[0])
+        first, second, skip, attention = block
+        found = product(_neighbours(activation(F.silu, x)), first).add_(shift[:, None])
+        found = product(_neighbours(activation(F.silu, found)), *second)
+        found += x if skip is None else product(x, *skip)
         if attention is None:
             return found
-        weight, bias, out, out_bias = attention
-        seen = F.layer_norm(found, found.shape[1:], eps=1e-6)
-        query, key, value = torch.addmm(bias, seen, weight).chunk(3, dim=1)
-        mixed = torch.softmax(query @ key.T, dim=1) @ value
-        return found.add_(torch.addmm(out_bias, mixed, out))
+        weight, bias, out = attention
+        seen = F.layer_norm(found, found.shape[2:], eps=1e-6)
+        asked = (part[:, None] for part in product(seen, weight, bias).chunk(3, dim=2))
+        return found.add_(out(F.scaled_dot_product_attention(*asked)[:, 0]))
 
 
 def _neighbours(x: Tensor) -> Tensor:
-    """Each place of x (L, C) with the one before and the one behind: (L, 3 C), without a copy
-    of more than x."""
-    length, width = x.shape
+    """Each place of x (B, L, C) with the one before and the one behind: (B, L, 3 C)."""
+    count, length, width = x.shape
     padded = F.pad(x, (0, 0, 1, 1))
-    return padded.as_strided((length, 3 * width), (width, 1))
+    return padded.as_strided((count, length, 3 * width), (padded.stride(0), width, 1))
