@@ -22,6 +22,7 @@ from calostudy.datasets import dataset, load
 from calostudy.models import caloinn
 from calostudy.models.caloinn import FLOW, Logarithm, Logit
 from calostudy.networks.coupling import CouplingFlow
+from calostudy.normal_space import layer_numbers
 from calostudy.samplers.noise import normal
 from calostudy.training import train
 
@@ -95,16 +96,19 @@ def test_the_logit_takes_a_full_layer_like_an_empty_one():
 def test_showers_survive_the_way_to_the_flow_and_back(small, name, size):
     surrogate = models.build("caloinn", name, size)
     showers = load(name, "evaluation", rows=slice(0, 20))
+    surrogate.fit_constants(showers)
     batch = surrogate.prepare(FLOW, showers)
     values, condition = surrogate._to_flow(batch, torch.Generator().manual_seed(0))
-    layers = len(surrogate.dataset.calorimeter.layers)
-    assert values.shape == (20, surrogate.dataset.calorimeter.cells + layers)
+    normal, calorimeter = surrogate.normal, surrogate.dataset.calorimeter
+    layers = layer_numbers(calorimeter) if normal else len(calorimeter.layers)
+    assert values.shape == (20, calorimeter.cells + layers)
     np.testing.assert_allclose(2.0 ** condition[:, 0] * 1e3, showers.incident_energy)
     back = surrogate._to_showers(values, showers.incident_energy)
     cut = surrogate.dataset.threshold
     kept = showers.above_threshold(cut)
     # Lost are cells next to the cut, or below the width of the noise.
-    lost = 1.1 * cut + 3 * surrogate._map.noise * showers.cells.sum(axis=1)
+    noise = 0.0 if normal else surrogate._map.noise
+    lost = 1.1 * cut + 3 * noise * showers.cells.sum(axis=1)
     differences = np.abs(back.cells - kept.cells).max(axis=1)
     assert (differences <= lost + 1e-3 * showers.cells.max(axis=1)).all()
     np.testing.assert_allclose(back.cells.sum(axis=1), kept.cells.sum(axis=1), rtol=0.02)
@@ -116,6 +120,16 @@ def test_samples_are_showers_and_do_not_depend_on_the_batch(small, name, size):
     showers = load(name, "train", rows=slice(0, 40))
     surrogate = shaken(models.build("caloinn", name, size), showers)
     assert_samples_are_showers(surrogate, showers.incident_energy[:5], cuts=(1,))
+
+
+def test_in_normal_space_an_untrained_flow_hits_as_many_cells_as_geant4(small):
+    showers = load("ds2", "train", rows=slice(0, 400))
+    surrogate = models.build("caloinn", "ds2", "embedded")
+    surrogate.fit_constants(showers)
+    made = surrogate.sample(showers.incident_energy, seed=1).cells
+    real = showers.above_threshold(surrogate.dataset.threshold).cells
+    assert (made > 0).mean() == pytest.approx((real > 0).mean(), rel=0.03)
+    assert made.sum() == pytest.approx(real.sum(), rel=0.03)
 
 
 def test_both_samplers_give_the_same_showers_and_follow_the_weights(small):
