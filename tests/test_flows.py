@@ -96,6 +96,15 @@ def test_sequential_degrees_ignore_late_features_and_spread_degrees_use_all_but_
     assert used["spread"] > 30
 
 
+@pytest.mark.parametrize(("degrees", "told"), [("spread", False), ("conditioned", True)])
+def test_the_first_feature_is_told_of_the_context_where_degrees_are_conditioned(degrees, told):
+    made = maf_flow(40, 2, 24, 1, 1, (40,), degrees=degrees)._transform._transforms[0]
+    contexts = torch.tensor([[0.0, 0.0], [3.0, -3.0]])
+    one, other = made.autoregressive_net(torch.zeros(2, 40), contexts).view(2, 40, 23)
+    assert torch.equal(one[0], other[0]) != told
+    assert not torch.equal(one[1:], other[1:])
+
+
 def scaled(flow):
     """Weights large enough for splines that are far from straight lines. (Much larger ones make
     the flow chaotic: then even nflows differs from itself when an input moves by one bit.)"""

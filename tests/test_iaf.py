@@ -25,6 +25,10 @@ FLOWS = {
         "features": 40, "context": 4, "hidden": 17, "blocks": 3, "hidden_blocks": 3,
         "layer_sizes": (8, 20, 12), "degrees": "spread", "tail_bound": 4.0,
     },
+    "conditioned": {
+        "features": 40, "context": 4, "hidden": 17, "blocks": 3, "hidden_blocks": 1,
+        "layer_sizes": (8, 20, 12), "degrees": "conditioned",
+    },
     "permuted behind": {
         "features": 5, "context": 1, "hidden": 20, "blocks": 3, "hidden_blocks": 2,
     },

@@ -33,6 +33,10 @@ FLOWS = {
         "features": 40, "context": 4, "hidden": 17, "blocks": 3, "hidden_blocks": 3,
         "layer_sizes": (8, 20, 12), "degrees": "spread",
     },
+    "conditioned": {
+        "features": 40, "context": 4, "hidden": 17, "blocks": 3, "hidden_blocks": 1,
+        "layer_sizes": (8, 20, 12), "degrees": "conditioned",
+    },
     "ten bins": {
         "features": 7, "context": 3, "hidden": 12, "blocks": 2, "hidden_blocks": 0, "bins": 10,
     },

@@ -23,7 +23,9 @@ from calostudy.errors import UsageError
 from calostudy.networks.masked import masked_linear
 from calostudy.networks.spline import SplineSettings, rational_quadratic_spline
 
-DEGREES = ("sequential", "spread")
+DEGREES = ("sequential", "spread", "conditioned")
+CONDITIONED = 8
+"""One in so many hidden units sees the context alone, where degrees are "conditioned"."""
 BINS = 8
 """Of the splines of CaloFlow and what follows it."""
 
@@ -77,6 +79,8 @@ def maf_flow(
     degrees: "sequential" numbers the hidden units as nflows and the published models do, 1, 2, 3,
     ...: with hidden < features - 1 no block looks at features beyond the first `hidden`.
     "spread" spaces the degrees evenly over all features, which a small network needs.
+    "conditioned" does so after a few units of degree 0, which look at the context alone and which
+    every feature sees: without them the first feature of a block is not conditioned on anything.
     seed: of weights and permutations.
     kind: class of the blocks (`calostudy.networks.iaf` has another).
 
@@ -114,18 +118,21 @@ def maf_flow(
                 min_bin_height=minimum,
                 min_derivative=minimum,
             )
-            if degrees == "spread":
-                _spread_degrees(transform.autoregressive_net)
+            if degrees != "sequential":
+                alone = hidden // CONDITIONED if degrees == "conditioned" else 0
+                _spread_degrees(transform.autoregressive_net, alone)
             transforms.append(transform)
             if i < len(permutations):
                 transforms.append(Permutation(torch.from_numpy(permutations[i].copy())))
     return Flow(CompositeTransform(transforms), StandardNormal([features]))
 
 
-def _spread_degrees(made):
-    """Renumber the hidden units of a MADE evenly over 1 ... features - 1 (masks included)."""
-    features, hidden = made.initial_layer.in_features, made.initial_layer.out_features
+def _spread_degrees(made, alone):
+    """Renumber the hidden units of a MADE evenly over 1 ... features - 1 (masks included), but
+    for the first `alone`, which get 0."""
+    features, hidden = made.initial_layer.in_features, made.initial_layer.out_features - alone
     degrees = 1 + torch.arange(hidden) * max(1, features - 1) // hidden
+    degrees = torch.cat([degrees.new_zeros(alone), degrees])
     inputs = torch.arange(1, features + 1)
     previous = inputs
     for layer in [made.initial_layer, *(block.linear for block in made.blocks)]:
