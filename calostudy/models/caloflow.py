@@ -21,7 +21,7 @@ showers have zeros there.
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -87,7 +87,12 @@ STRUCTURE = {
         "ds1-photons": {LAYERS: _FLOW_I, VOXELS: Structure(8, 378, 1, 0.05)},
         "ds1-pions": {LAYERS: _FLOW_I, VOXELS: Structure(8, 533, 1, 0.10)},
     },
-    "embedded": {name: {LAYERS: _SMALL_I, VOXELS: _SMALL_II} for name in PREPARATION},
+    "embedded": {
+        "calogan": {LAYERS: _SMALL_I, VOXELS: _SMALL_II},
+        # The first layer has few cells, which would see few hidden units.
+        "ds1-photons": {LAYERS: _SMALL_I, VOXELS: replace(_SMALL_II, degrees="conditioned")},
+        "ds1-pions": {LAYERS: _SMALL_I, VOXELS: replace(_SMALL_II, degrees="conditioned")},
+    },
 }
 """By size, calorimeter and network."""
 
