@@ -206,7 +206,7 @@ def photons(tmp_path_factory):
         write(home / f"{split}.h5", load("ild-photons", split, rows=slice(0, 250)))
         write_clouds(home / f"{split}.clouds.h5", split, slice(0, 250))
     for name, scale in (("same", 1.0), ("wide", 1.3)):
-        write_clouds(folder / f"{name}.h5", "evaluation", slice(250, 500), 0.4, scale)
+        write_clouds(folder / f"{name}.h5", "train", slice(250, 500), 0.4, scale)
     return folder
 
 

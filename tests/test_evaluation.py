@@ -11,7 +11,7 @@ from toy_showers import toy_showers
 
 from calostudy import showers as shower_files
 from calostudy.clouds import Writer
-from calostudy.datasets import dataset, load_clouds
+from calostudy.datasets import dataset, load, load_clouds
 from calostudy.errors import DataError
 from calostudy.metrics import CLOUD_METRICS, Options, Sample, evaluate, kept
 from calostudy.metrics.measures import METRICS
@@ -129,6 +129,18 @@ def test_point_clouds_read_in_chunks_are_their_cells_and_their_profiles(tmp_path
         np.testing.assert_allclose(found.points.hits, clouds[rows].counts)
         radial = cloud_profiles(clouds[rows], entry.calorimeter).radial
         np.testing.assert_allclose(found.points.radial, radial, rtol=1e-5)
+
+
+def test_of_showers_whose_first_have_clouds_these_are_the_sample(tmp_path):
+    entry = dataset("ild-photons")
+    clouds = load_clouds("ild-photons", "evaluation", rows=slice(0, 9))
+    shower_files.write(tmp_path / "cells.h5", load("ild-photons", "evaluation", rows=slice(0, 12)))
+    with Writer(tmp_path / "clouds.h5", mantissa_bits=10, front_face=0) as writer:
+        writer.append(clouds)
+    sample = Sample.open(tmp_path / "cells.h5", entry, clouds=tmp_path / "clouds.h5")
+    np.testing.assert_allclose(sample.incident_energy, clouds.incident_energy)
+    np.testing.assert_allclose(sample.points.hits, clouds.counts)
+    assert sample.showers.cells.shape[0] == len(sample) == 9
 
 
 def test_what_is_kept_of_other_points_of_the_same_cells_is_not_taken(tmp_path):

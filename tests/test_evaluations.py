@@ -74,7 +74,7 @@ def test_another_file_is_not_touched(surrogate, tmp_path):
 
 
 def test_models_without_steps_or_weights_are_usage_errors(tmp_path):
-    for model, why in (("caloinn", "no solver to choose"), ("l2lflows-maf", "no weights")):
+    for model, why in (("caloinn", "no solver to choose"), ("deeptree", "no weights")):
         with pytest.raises(UsageError, match=why):
             evaluations.trained(model, "ds1-photons" if model == "caloinn" else "ds2")
     assert evaluations.main([str(tmp_path / "x.csv"), "--metrics", "beauty"]) == 2

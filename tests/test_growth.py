@@ -165,7 +165,7 @@ def test_the_grid_comes_before_the_leaderboards_and_has_more_kinds_of_target(tmp
     pd.DataFrame(lines, columns=list(FIELDS)).to_csv(path, index=False)
     monkeypatch.setattr(GrowthWalk, "grid", read_times(path))
     walk = GrowthWalk()
-    found = walk.of(ONE_THREAD, "embedded").query("model == 'caloinn'")
+    found = walk.of(ONE_THREAD, "embedded").query("model == 'caloinn' and dataset == 'ds1-photons'")
     assert found["value"].tolist() == [7.0]
     assert len(walk.of(ONE_THREAD, "embedded")) > 1
     assert walk.cases == [(ONE_THREAD, "embedded"), (GPU, "embedded"), (ONE_THREAD, "paper")]

@@ -90,8 +90,8 @@ class Sample:
         """A sample in a file, of which one chunk at a time is in memory.
 
         path: of the dataset's format, or of point clouds, whose points are summed into the cells.
-        clouds: point clouds of the same showers. chunk: showers read at once, by default some
-        megabytes.
+        clouds: point clouds of the same showers; of the first of them, if they are fewer, and the
+        sample is these. chunk: showers read at once, by default some megabytes.
         Raises DataError for a file that is broken or not of the dataset.
         """
         geometry = entry.calorimeter
@@ -132,12 +132,14 @@ class Sample:
             energy.append(clouds.incident_energy)
             parts.append(cloud_profiles(clouds, self.entry.calorimeter))
         energy = np.concatenate(energy)
-        if len(energy) != len(self) or not np.allclose(energy, self.incident_energy, rtol=1e-5):
+        these = self.incident_energy[: len(energy)]
+        if len(energy) != len(these) or not np.allclose(energy, these, rtol=1e-5):
             raise DataError(
                 f"{path}: {len(energy):,} point clouds of other incident energies than the "
                 f"{len(self):,} showers on cells, expected the same showers"
             )
-        return replace(self, points=Profiles.join(parts))
+        those = self if len(these) == len(self) else self[: len(these)]
+        return replace(those, points=Profiles.join(parts))
 
     @classmethod
     def _summarise(
