@@ -35,7 +35,7 @@ from calostudy.models.caloinn import FLOW, CaloINN
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.caloshowergan import CaloShowerGAN
 from calostudy.models.calovae_inn import CaloVAEINN
-from calostudy.models.diffusion import Diffusion, NormalDiffusion
+from calostudy.models.diffusion import Diffusion
 from calostudy.models.dnn_calosim import DNNCaloSim
 from calostudy.models.flow_matching import FlowMatching
 from calostudy.models.one_pass import OnePass
@@ -168,10 +168,10 @@ class _Steps(Graph):
 
     def __init__(self, surrogate: Diffusion):
         super().__init__(surrogate)
-        calorimeter = surrogate.dataset.calorimeter
-        normal_space = isinstance(surrogate, NormalDiffusion)
-        layers = surrogate.space.layers.numbers if normal_space else len(calorimeter.layers)
-        sizes = {"layer_noise": layers, "cell_noise": calorimeter.cells}
+        sizes = {
+            "layer_noise": surrogate.numbers_of_layers,
+            "cell_noise": surrogate.dataset.calorimeter.cells,
+        }
         # Streams as of `calostudy.models.diffusion.ShowerNoise`: the first numbers of a network.
         self.inputs = tuple(
             Noise(name, size, stream=i << 16) for i, (name, size) in enumerate(sizes.items())

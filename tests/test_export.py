@@ -54,6 +54,8 @@ def test_the_file_says_what_goes_in_and_what_comes_out(exported):
     [
         ("caloflow-student", "ds1-photons"),
         ("caloinn", "ds2"),
+        ("caloinn", "ds1-pions"),
+        ("caloscore-distilled", "ds2"),
         ("calogan", "calogan-eplus"),
         ("bologan", "ds1-photons"),
         ("caloshowergan", "ds1-pions"),

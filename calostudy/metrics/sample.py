@@ -138,8 +138,7 @@ class Sample:
                 f"{path}: {len(energy):,} point clouds of other incident energies than the "
                 f"{len(self):,} showers on cells, expected the same showers"
             )
-        those = self if len(these) == len(self) else self[: len(these)]
-        return replace(those, points=Profiles.join(parts))
+        return replace(self[: len(these)], points=Profiles.join(parts))
 
     @classmethod
     def _summarise(
@@ -170,7 +169,7 @@ class Sample:
 
     def __getitem__(self, rows: np.ndarray | slice) -> Sample:
         """The showers of these rows, in the order of the sample: a slice, a mask or numbers."""
-        if isinstance(rows, slice) and rows == slice(None):
+        if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):
             return self
         chosen = np.sort(np.arange(len(self))[rows])
 

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from calostudy import preprocessing as pre
-from calostudy.calorimeter import Calorimeter
 from calostudy.energies import GEV
-from calostudy.models.surrogate import Surrogate, TrainingRecipe
+from calostudy.models.in_normal_space import InNormalSpace
+from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.coupling import CouplingFlow, CouplingStructure
 from calostudy.networks.cubic_spline import CubicSettings
 from calostudy.networks.spline import SplineSettings
-from calostudy.normal_space import NormalSpace, layer_numbers
+from calostudy.normal_space import NormalSpace
 from calostudy.samplers.coupling import Inverse, eager, fused, int8
 from calostudy.samplers.noise import normal
 from calostudy.showers import Showers
@@ -134,7 +134,7 @@ RECIPES = {
 """By size and dataset."""
 
 
-class CaloINN(Surrogate):
+class CaloINN(InNormalSpace):
     """CaloINN on CaloChallenge dataset 1 (photons or pions) or dataset 2."""
 
     name: ClassVar[str] = "caloinn"
@@ -162,36 +162,24 @@ class CaloINN(Surrogate):
         return MAPS[self.size][self.dataset.name]
 
     @property
-    def _response(self) -> float:
+    def response(self) -> float:
         return RESPONSE[self.size][self.dataset.name]
 
     @property
     def normal(self) -> bool:
-        """Whether the flow sees standard normal numbers."""
         return self.embedded and self.dataset.name in IN_NORMAL_SPACE
 
-    @property
-    def _geometry(self) -> tuple[Calorimeter, float, float]:
-        return self.dataset.calorimeter, self.dataset.threshold, self._response
-
-    @property
-    def _space(self) -> NormalSpace:
-        return NormalSpace.of_constants(*self._geometry, self.constants)
-
     def build_networks(self) -> dict[str, CouplingFlow]:
-        calorimeter = self.dataset.calorimeter
-        layers = layer_numbers(calorimeter) if self.normal else len(calorimeter.layers)
-        return {FLOW: CouplingFlow(calorimeter.cells + layers, 1, self.structure, self.seed)}
+        numbers = self.dataset.calorimeter.cells + self.numbers_of_layers
+        return {FLOW: CouplingFlow(numbers, 1, self.structure, self.seed)}
 
     def initial_constants(self) -> dict[str, Tensor]:
-        return NormalSpace.untrained(*self._geometry).constants() if self.normal else {}
+        return NormalSpace.untrained(*self.geometry).constants() if self.normal else {}
 
     def fit_constants(self, showers: Showers) -> None:
         """Those of the normal numbers; and the shifts and scales of the blocks are initialised."""
         if self.normal:
-            every = self.prepare(FLOW, showers)
-            space = NormalSpace.fitted(*self._geometry, every["cells"], every["incident"])
-            self.constants.update(space.constants())
+            self.constants.update(self.space_of(self.prepare(FLOW, showers)).constants())
         generator = torch.Generator().manual_seed(0)
         batch = self.prepare(FLOW, showers[:INITIAL_SHOWERS])
         values, context = self._to_flow(batch, generator)
@@ -255,18 +243,18 @@ class CaloINN(Surrogate):
         calorimeter = self.dataset.calorimeter
         if self.normal:
             cells, layers = values.double().tensor_split([calorimeter.cells], dim=1)
-            space = self._space
+            space = self.space
             return space.cells.inverse(cells, space.layers.inverse(layers, incident))
         fractions = self._map.inverse(values.double())
         voxels, u = fractions.split([calorimeter.cells, len(calorimeter.layers)], dim=1)
         u = torch.cat([u[:, :1] / self._scale, u[:, 1:]], dim=1)
-        energies = pre.energies_from_fractions(u, incident, self._response)
+        energies = pre.energies_from_fractions(u, incident, self.response)
         return pre.scale_layers(voxels, energies, calorimeter.slices)
 
     @property
     def _scale(self) -> float:
         """Of u_0: the logarithm sees deposited / incident energy, the logit has to stay below 1."""
-        return self._response if isinstance(self._map, Logarithm) else 1.0
+        return self.response if isinstance(self._map, Logarithm) else 1.0
 
     def _to_flow(
         self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
@@ -276,7 +264,7 @@ class CaloINN(Surrogate):
         sums, condition = pre.layer_sums(cells, slices), self.condition(batch["incident"])
         if self.normal:
             return self._normal_numbers(cells, sums, batch["incident"], generator), condition
-        u = pre.energy_fractions(sums, batch["incident"], self._response)
+        u = pre.energy_fractions(sums, batch["incident"], self.response)
         u = torch.cat([u[:, :1] * self._scale, u[:, 1:]], dim=1)
         fractions = torch.cat([pre.normalise_layers(cells, slices), u], dim=1)
         uniform = torch.rand(fractions.shape, generator=generator, dtype=fractions.dtype)
@@ -289,7 +277,7 @@ class CaloINN(Surrogate):
         incident: Tensor,
         generator: torch.Generator | None,
     ) -> Tensor:
-        space = self._space
+        space = self.space
         uniform = torch.rand(len(cells), self.networks[FLOW].features, generator=generator)
         of_cells, of_layers = uniform.tensor_split([cells.shape[1]], dim=1)
         cells = space.cells.forward(cells, energies, of_cells)

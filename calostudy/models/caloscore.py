@@ -33,13 +33,13 @@ import torch
 from torch import Tensor, nn
 
 from calostudy import preprocessing as pre
-from calostudy.calorimeter import Calorimeter
 from calostudy.energies import GEV
 from calostudy.models.diffusion import Diffusion, ShowerNoise
+from calostudy.models.in_normal_space import InNormalSpace
 from calostudy.models.surrogate import TrainingRecipe
 from calostudy.networks.products import each
 from calostudy.networks.score_unet import LayerNet, ScoreUNet, UNetStructure
-from calostudy.normal_space import NormalSpace, layer_numbers
+from calostudy.normal_space import NormalSpace
 from calostudy.samplers.diffusion import Process, Sampling, cosine_path, spread_times
 from calostudy.samplers.graphs import Graphed
 from calostudy.samplers.score_unet import eager, fused
@@ -143,7 +143,7 @@ SMALLEST = {"ds1-photons": 0.05, "ds1-pions": 0.05, "ds2": 1.0, "ds3": 1.0}
 cells below their threshold, which tell empty ones from those above it."""
 
 
-class CaloScore(Diffusion):
+class CaloScore(InNormalSpace, Diffusion):
     """CaloScore v2 on the datasets of the CaloChallenge."""
 
     name: ClassVar[str] = "caloscore"
@@ -185,7 +185,7 @@ class CaloScore(Diffusion):
 
     def build_networks(self) -> dict[str, nn.Module]:
         layers, structure = len(self.dataset.calorimeter.layers), self.structure
-        numbers = self._layer_numbers_count
+        numbers = self.numbers_of_layers
         width = LAYER_WIDTH[self.size][self.dataset.name]
         return {
             LAYERS: LayerNet(numbers, [1], width, structure.embedding, DROPOUT[self.size]),
@@ -195,21 +195,12 @@ class CaloScore(Diffusion):
     # ---- numbers that the networks see --------------------------------------------------
 
     @property
-    def _normal(self) -> bool:
+    def normal(self) -> bool:
         return self.embedded and self.dataset.name in IN_NORMAL_SPACE
 
     @property
-    def _layer_numbers_count(self) -> int:
-        calorimeter = self.dataset.calorimeter
-        return layer_numbers(calorimeter) if self._normal else len(calorimeter.layers)
-
-    @property
-    def _geometry(self) -> tuple[Calorimeter, float, float]:
-        return self.dataset.calorimeter, self.dataset.threshold, self._response
-
-    @property
-    def _space(self) -> NormalSpace:
-        return NormalSpace.of_constants(*self._geometry, self.constants)
+    def response(self) -> float:
+        return RESPONSE[self.size][self.dataset.name]
 
     def initial_constants(self) -> dict[str, Tensor]:
         """`paper`: least, greatest, mean and deviation of each u and each cell. `embedded`: mean
@@ -218,7 +209,7 @@ class CaloScore(Diffusion):
         calorimeter = self.dataset.calorimeter
         layers, cells = len(calorimeter.layers), calorimeter.cells
         moments = {"mean": 0.0, "deviation": 1.0}
-        if self._normal:
+        if self.normal:
             shapes = {"energies": (layers,)}
         elif not self.embedded:
             shapes, keys = {LAYERS: (layers,), VOXELS: (cells,)}, {"least": 0.0, "greatest": 1.0}
@@ -230,8 +221,8 @@ class CaloScore(Diffusion):
             for name, shape in shapes.items()
             for key, value in moments.items()
         }
-        if self._normal:
-            constants |= NormalSpace.untrained(*self._geometry).constants()
+        if self.normal:
+            constants |= NormalSpace.untrained(*self.geometry).constants()
         elif self.embedded:
             knots = torch.linspace(0.0, 10.0, _KNOTS)[:, None].repeat(1, layers)
             constants["knots"] = knots
@@ -241,17 +232,16 @@ class CaloScore(Diffusion):
         batch = self.prepare(VOXELS, showers)
         energies = batch["energies"]
         generator = torch.Generator().manual_seed(0)
-        if self._normal:
+        if self.normal:
             self._set_moments("energies", self._log_energies(energies), 1e-2)
             counted = torch.where(batch["cells"] < self.dataset.threshold, 0.0, batch["cells"])
-            space = NormalSpace.fitted(*self._geometry, counted, batch["incident"])
-            self.constants.update(space.constants())
+            self.constants.update(self.space_of({**batch, "cells": counted}).constants())
             return
         if self.embedded:
             self._fit_embedded(batch, energies, generator)
             return
         found = {
-            LAYERS: pre.energy_fractions(energies, batch["incident"], self._response),
+            LAYERS: pre.energy_fractions(energies, batch["incident"], self.response),
             VOXELS: pre.normalise_layers(batch["cells"].double(), self._slices),
         }
         for name, fractions in found.items():
@@ -289,10 +279,6 @@ class CaloScore(Diffusion):
     @property
     def _slices(self) -> list[slice]:
         return self.dataset.calorimeter.slices
-
-    @property
-    def _response(self) -> float:
-        return RESPONSE[self.size][self.dataset.name]
 
     def _incident(self, incident: Tensor) -> Tensor:
         """The condition (B, 1) of incident energies (B,) in MeV."""
@@ -343,7 +329,7 @@ class CaloScore(Diffusion):
         noise = torch.rand(energies.shape, generator=generator, dtype=torch.float64)
         empty = self.dataset.threshold * (-3.0 * noise).exp()
         energies = torch.where(energies > 0, energies, empty)
-        return pre.logit(pre.energy_fractions(energies, incident, self._response), _LEAST)
+        return pre.logit(pre.energy_fractions(energies, incident, self.response), _LEAST)
 
     def _spread_cells(self, cells: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Logarithms (B, V) of cells in units of the threshold; an empty one is at random below
@@ -356,27 +342,27 @@ class CaloScore(Diffusion):
 
     def _layer_numbers(self, energies: Tensor, incident: Tensor) -> Tensor:
         """The numbers (B, L) that `LAYERS` describes."""
-        if self._normal:
-            layers = self._space.layers
+        if self.normal:
+            layers = self.space.layers
             uniform = torch.rand(len(energies), layers.numbers)
             return layers.forward(energies, incident, uniform)
         if self.embedded:
             values = self._spread_u(energies, incident)
         else:
-            u = pre.energy_fractions(energies, incident, self._response)
+            u = pre.energy_fractions(energies, incident, self.response)
             values = self._logit(LAYERS, u)
         return pre.standardise(values, *self._moments(LAYERS))
 
     def _layer_energies(self, numbers: Tensor, incident: Tensor) -> Tensor:
         """Layer energies (B, L) in MeV: the inverse of `_layer_numbers`."""
-        if self._normal:
-            return self._space.layers.inverse(numbers, incident)
+        if self.normal:
+            return self.space.layers.inverse(numbers, incident)
         if self.embedded:
             u = pre.inverse_logit(pre.unstandardise(numbers, *self._moments(LAYERS)), _LEAST)
-            energies = pre.energies_from_fractions(u, incident, self._response)
+            energies = pre.energies_from_fractions(u, incident, self.response)
             return torch.where(energies < self.dataset.threshold, 0.0, energies)
         u = self._fractions(LAYERS, numbers)
-        return pre.energies_from_fractions(u, incident, self._response)
+        return pre.energies_from_fractions(u, incident, self.response)
 
     def _layer_condition(self, energies: Tensor, incident: Tensor) -> Tensor:
         """What `VOXELS` is told of the layers, (B, L)."""
@@ -386,8 +372,8 @@ class CaloScore(Diffusion):
 
     def _cell_numbers(self, cells: Tensor, energies: Tensor) -> Tensor:
         """The numbers (B, V) that `VOXELS` describes."""
-        if self._normal:
-            return self._space.cells.forward(cells, energies, torch.rand_like(cells))
+        if self.normal:
+            return self.space.cells.forward(cells, energies, torch.rand_like(cells))
         if self.embedded:
             mean, deviation = self._cell_moments(energies)
             return (self._spread_cells(cells) - mean) / deviation
@@ -396,8 +382,8 @@ class CaloScore(Diffusion):
 
     def _to_cells(self, numbers: Tensor, energies: Tensor) -> Tensor:
         """Cells (B, V) in MeV: the inverse of `_cell_numbers`."""
-        if self._normal:
-            return self._space.cells.inverse(numbers, energies)
+        if self.normal:
+            return self.space.cells.inverse(numbers, energies)
         if not self.embedded:
             fractions = self._fractions(VOXELS, numbers).clamp_min(0.0)
             return pre.scale_layers(fractions, energies, self._slices)
@@ -474,7 +460,7 @@ class CaloScore(Diffusion):
             return found.double()
 
         calorimeter, condition = self.dataset.calorimeter, each(self._incident, incident)
-        numbers = drawn(0, LAYERS, self._layer_numbers_count, condition)
+        numbers = drawn(0, LAYERS, self.numbers_of_layers, condition)
         energies = each(self._layer_energies, numbers, incident)
         seen = each(self._layer_condition, energies, incident) if self.embedded else numbers
         values = drawn(1, VOXELS, calorimeter.cells, seen, condition)

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calostudy.calorimeter import Calorimeter
+from calostudy.models.in_normal_space import InNormalSpace
 from calostudy.models.surrogate import Surrogate
 from calostudy.networks.products import alike
 from calostudy.networks.threads import side_by_side
-from calostudy.normal_space import NormalSpace
 from calostudy.samplers.compiled import checked_precision
 from calostudy.samplers.diffusion import Process, Sampling
 from calostudy.samplers.graphs import Graphed
@@ -190,7 +189,7 @@ class Diffusion(Surrogate):
         return map(made, starts)
 
 
-class NormalDiffusion(Diffusion):
+class NormalDiffusion(InNormalSpace, Diffusion):
     """A diffusion in a `NormalSpace`, with a network of its own, `MODES`, for what cells do
     together, which is trained before that of the cells.
 
@@ -205,19 +204,8 @@ class NormalDiffusion(Diffusion):
         return torch.int8 if self.embedded else super().storage
 
     @property
-    def geometry(self) -> tuple[Calorimeter, float, float]:
-        """Calorimeter, threshold (MeV) and response: what a `NormalSpace` is of."""
-        entry = self.dataset
-        return entry.calorimeter, entry.threshold, self.RESPONSE[entry.name]
-
-    @property
-    def space(self) -> NormalSpace:
-        """The space that the constants are of."""
-        return NormalSpace.of_constants(*self.geometry, self.constants)
-
-    def space_of(self, batch: Mapping[str, Tensor]) -> NormalSpace:
-        """The space of training showers: `cells` (N, V) and `incident` energies (N,) in MeV."""
-        return NormalSpace.fitted(*self.geometry, batch["cells"], batch["incident"])
+    def response(self) -> float:
+        return self.RESPONSE[self.dataset.name]
 
     def in_training(self, network: str) -> Callable[..., Tensor]:
         """A network as it is trained: that of the cells together with that of the modes, which

@@ -139,6 +139,10 @@ class FlowMatching(NormalDiffusion):
     }
 
     @property
+    def normal(self) -> bool:
+        return True
+
+    @property
     def processes(self) -> Mapping[str, Process]:
         return dict.fromkeys((ENERGIES, MODES, VOXELS), Process(STRAIGHT, "v"))
 
