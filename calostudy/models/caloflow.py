@@ -10,9 +10,10 @@ core and ten thousand showers, and no published configuration. Five changes make
 a flow sees is standardised with the mean and the standard deviation of each number in the training
 sample, the splines begin as the identity, showers are turned and mirrored at random while training,
 as the calorimeter allows, the degrees of flow-II's hidden units are spread over all voxels (with
-fewer units than voxels, nflows' own numbering would look at the first layer only), and the fraction
-of a voxel that flow-II samples is cut at the largest one in the training sample, however turned: so
-few showers do not teach a flow where its tails end.
+fewer units than voxels, nflows' own numbering would look at the first layer only; on dataset 1,
+some see the conditions alone, of which the first voxels would else hardly be told), and the
+fraction of a voxel that flow-II samples is cut at the largest one in the training sample, however
+turned: so few showers do not teach a flow where its tails end.
 
 The overflow of the CaloGAN calorimeter (energy that missed the cells) is not modelled: generated
 showers have zeros there.

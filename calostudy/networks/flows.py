@@ -119,7 +119,7 @@ def maf_flow(
                 min_derivative=minimum,
             )
             if degrees != "sequential":
-                alone = hidden // CONDITIONED if degrees == "conditioned" else 0
+                alone = max(1, hidden // CONDITIONED) if degrees == "conditioned" else 0
                 _spread_degrees(transform.autoregressive_net, alone)
             transforms.append(transform)
             if i < len(permutations):

@@ -66,7 +66,7 @@ class Patches:
             shape = len(group), *layers[group[0]].shape
             begin, end = calorimeter.slices[group[0]].start, calorimeter.slices[group[-1]].stop
             size = patch[shape[1:]]
-            order.append(_cut(torch.arange(begin, end).view(shape), size).flatten())
+            order.append(in_patches(torch.arange(begin, end).view(shape), size).flatten())
             sizes.append(math.prod(size))
             counts = torch.tensor([len(layers), *shape[1:]])
             corner = torch.cartesian_prod(
@@ -83,8 +83,8 @@ class Patches:
         return cls(torch.arange(numbers), (1,), (torch.stack([place] * 3, dim=1),))
 
 
-def _cut(volume: Tensor, patch: Shape) -> Tensor:
-    """A volume (Z, A, R) as patches (T, numbers in a patch)."""
+def in_patches(volume: Tensor, patch: Sequence[int]) -> Tensor:
+    """A volume, such as (Z, A, R), as patches (T, numbers in a patch)."""
     for axis, size in enumerate(patch):
         volume = volume.unfold(axis, size, size)
     return volume.reshape(-1, math.prod(patch))

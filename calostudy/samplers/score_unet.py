@@ -8,7 +8,6 @@ together, and come out with the same bits as alone.
 """
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,7 @@ from calostudy.networks.score_unet import (
     ScoreUNet,
     time_features,
 )
+from calostudy.networks.transformer import in_patches
 
 Predict = Callable[[Tensor, float], Tensor]
 """x (B, D) and time to v (B, D)."""
@@ -87,9 +87,9 @@ class _Walk:
         # The patches of the finest level, (places, numbers): what each sees, and what it says.
         stem, head, patch = network.stem, network.head, network.stem.kernel_size
         self.coarse = [n // p for n, p in zip(network.grid, patch, strict=True)]
-        self.cell = _cut(network.cell.view(network.grid), patch)
-        back = _cut(torch.arange(len(network.cell)).view(network.grid), patch).flatten().argsort()
-        self.places = back[network.places]
+        self.cell = in_patches(network.cell.view(network.grid), patch)
+        order = in_patches(torch.arange(len(network.cell)).view(network.grid), patch).flatten()
+        self.places = order.argsort()[network.places]
         self.stem = stem.weight.flatten(1).t().contiguous(), stem.bias
         self.place = 0.0 if network.place is None else network.place.flatten(1).t().contiguous()
         self.head = head.weight.flatten(1), head.bias.repeat(self.cell.shape[1])
@@ -110,13 +110,6 @@ class _Walk:
             for block in level:
                 x = self.through(block, self.joined(x, kept.pop()), next(shifts))
         return product(self.left(x), *self.head).flatten(1)[:, self.places]
-
-
-def _cut(grid: Tensor, patch: tuple[int, ...]) -> Tensor:
-    """A grid as patches (places, numbers in a patch)."""
-    for axis, size in enumerate(patch):
-        grid = grid.unfold(axis, size, size)
-    return grid.reshape(-1, math.prod(patch))
 
 
 class _Grid(_Walk):
