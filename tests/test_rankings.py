@@ -130,8 +130,14 @@ def test_the_walk_has_all_ranked_models_and_the_challenge_s(dataset):
     for table in (ours, challenge):
         figure = plots.time_against_log_posterior(table, 100)
         *numbers, names = (text.get_text() for text in figure.axes[0].texts)
+        # What is not drawn to scale is below all that is, and says where it belongs.
+        drawn = np.array([text.xy[1] for text in figure.axes[0].texts[:-1]])
+        true = table["log_posterior"].to_numpy()
+        edge = drawn.min()
+        np.testing.assert_array_equal(drawn, true.clip(edge))
         assert names.splitlines() == [
-            f"{number}  {name}" for number, name in zip(numbers, table["model"], strict=True)
+            f"{number}  {name}" + (f" ({value:.1f})" if value < edge else "")
+            for number, name, value in zip(numbers, table["model"], true, strict=True)
         ]
 
 

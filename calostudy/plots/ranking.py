@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 from calostudy.metrics.ranking import Ranking
 from calostudy.plots.style import INK, SURROGATE
 
+FAR = 6.0
+"""So many times as far below the best as the median model, a model is no more drawn to scale."""
+
 
 def log_posteriors(ranking: Ranking) -> Figure:
     """Mean log-posterior of each model on Geant4 showers, the best on top, and the guess."""
@@ -34,26 +37,38 @@ def log_posteriors(ranking: Ranking) -> Figure:
 
 def time_against_log_posterior(table: pd.DataFrame, batch: int) -> Figure:
     """Time of a shower against mean log-posterior, one point per model with its uncertainties, and
-    the front: who is on it for sure is filled.
+    the front: who is on it for sure is filled. A model far below the best stands at the lower edge,
+    its value behind its name, so that the others can be told apart.
 
     `table` has model, time, time_error (ms per shower), log_posterior, log_posterior_error,
     on_front and chance_of_front; the rows are numbered in their order.
     """
     table = table[table["time"].notna()]
+    value = table["log_posterior"]
+    edge = value.max() - FAR * (value.max() - value.median())
+    table = table.assign(
+        height=value.clip(edge),
+        height_error=table["log_posterior_error"].where(value >= edge, 0.0),
+        marker=np.where(value < edge, "v", "o"),
+        value=value.map(" ({:.1f})".format).where(value < edge, ""),
+    )
     figure, axis = plt.subplots(figsize=(9, 5.2), layout="constrained")
     ends = table[table["on_front"]].sort_values("time")
-    axis.step(ends["time"], ends["log_posterior"], where="post", color=INK, lw=1, label="front")
+    axis.step(ends["time"], ends["height"], where="post", color=INK, lw=1, label="front")
     for place, row in enumerate(table.itertuples(), 1):
         axis.errorbar(
-            *(row.time, row.log_posterior, row.log_posterior_error, row.time_error),
-            **{"fmt": "o", "ms": 6, "color": SURROGATE, "ecolor": INK, "elinewidth": 0.8},
+            *(row.time, row.height, row.height_error, row.time_error, row.marker),
+            **{"ms": 6, "color": SURROGATE, "ecolor": INK, "elinewidth": 0.8},
             **{"mfc": to_rgba(SURROGATE, row.chance_of_front), "mec": SURROGATE},
         )
         axis.annotate(
-            *(str(place), (row.time, row.log_posterior)),
+            *(str(place), (row.time, row.height)),
             **{"xytext": (5, 4), "textcoords": "offset points", "fontsize": "small"},
         )
-    names = [f"{place}  {name}" for place, name in enumerate(table["model"], 1)]
+    if (value < edge).any():
+        words = "below this scale: value in the list"
+        axis.plot([], [], "v", mfc="none", color=SURROGATE, label=words)
+    names = [f"{i}  {row.model}{row.value}" for i, row in enumerate(table.itertuples(), 1)]
     axis.text(
         *(1.02, 1.0, "\n".join(names)),
         **{"transform": axis.transAxes, "va": "top", "fontsize": "small"},
@@ -64,7 +79,7 @@ def time_against_log_posterior(table: pd.DataFrame, batch: int) -> Figure:
         ylabel="mean log-posterior on Geant4 showers (up: closer)",
     )
     axis.margins(x=0.08)
-    axis.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    axis.legend(fontsize="small", ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure
 
 
