@@ -483,15 +483,8 @@ def _account(
         ]
         for name in stored
     }
-    data = None
-    if data_path is not None:
-        with Path(data_path).open("rb") as file:
-            data = {
-                "file": Path(data_path).name,
-                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-            }
     return {
-        "data": data,
+        "data": None if data_path is None else {"file": Path(data_path).name},
         "validation_loss": stored,  # of the weights as they are on disk
         "best_epoch": {
             name: min(curve, key=itemgetter(chosen_by[name]))["epoch"]
