@@ -498,5 +498,13 @@ def _account(
             "torch_threads": torch.get_num_threads(),
             "device": device.type,
         },
-        "loss_curve": curves,
+        "loss_curve": {
+            name: [{k: _brief(v) for k, v in line.items()} for line in curve]
+            for name, curve in curves.items()
+        },
     }
+
+
+def _brief(value: float) -> float:
+    """A number to the seven digits that float32 has."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
