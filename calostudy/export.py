@@ -35,9 +35,10 @@ from calostudy.models.caloinn import FLOW, CaloINN
 from calostudy.models.caloscore_distilled import CaloScoreDistilled, CaloScoreSingleShot
 from calostudy.models.caloshowergan import CaloShowerGAN
 from calostudy.models.calovae_inn import CaloVAEINN
-from calostudy.models.diffusion import Diffusion
+from calostudy.models.diffusion import STREAMS, Diffusion
 from calostudy.models.dnn_calosim import DNNCaloSim
 from calostudy.models.flow_matching import FlowMatching
+from calostudy.models.flow_matching_distilled import FlowMatchingDistilled
 from calostudy.models.one_pass import OnePass
 from calostudy.models.surrogate import Surrogate
 from calostudy.networks.cubic_spline import CubicSettings, inverse_cubic_spline
@@ -47,6 +48,7 @@ from calostudy.networks.spline import SplineSettings
 from calostudy.networks.spline_inverse import inverse_by_torch
 from calostudy.normal import ndtr, ndtri
 from calostudy.samplers.coupling import inverted
+from calostudy.samplers.diffusion import SOLVERS
 from calostudy.samplers.maf_torch import TriangularSampler
 from calostudy.samplers.noise import Noise
 
@@ -168,13 +170,13 @@ class _Steps(Graph):
 
     def __init__(self, surrogate: Diffusion):
         super().__init__(surrogate)
-        sizes = {
-            "layer_noise": surrogate.numbers_of_layers,
-            "cell_noise": surrogate.dataset.calorimeter.cells,
-        }
-        # Streams as of `calostudy.models.diffusion.ShowerNoise`: the first numbers of a network.
-        self.inputs = tuple(
-            Noise(name, size, stream=i << 16) for i, (name, size) in enumerate(sizes.items())
+        sampling, cells = surrogate.samplings[surrogate.VOXELS], surrogate.dataset.calorimeter.cells
+        fresh = range(1, sampling.counted if SOLVERS[sampling.solver].fresh else 1)
+        # Streams are those of `calostudy.models.diffusion.ShowerNoise`.
+        self.inputs = (
+            Noise("layer_noise", surrogate.numbers_of_layers),
+            Noise("cell_noise", cells, stream=STREAMS),
+            *(Noise(f"cell_noise_{step}", cells, stream=STREAMS + step) for step in fresh),
         )
         self.made = {
             name: surrogate.SAMPLERS["eager"](network, "float32")
@@ -188,13 +190,14 @@ class _Steps(Graph):
 
 @dataclass(frozen=True)
 class _Given:
-    """Numbers from outside in the place of `calostudy.models.diffusion.ShowerNoise`."""
+    """Numbers from outside in the place of `calostudy.models.diffusion.ShowerNoise`: those of the
+    layers, then those of the cells for each step that draws some."""
 
     numbers: Sequence[Tensor]
     dtype: torch.dtype = torch.float32
 
     def of(self, network: int, shape: tuple[int, ...]) -> Callable[[int], Tensor]:
-        return lambda step: self.numbers[network].to(self.dtype)
+        return lambda step: self.numbers[network + step].to(self.dtype)
 
 
 GRAPHS: dict[type[Surrogate], type[Graph]] = {
@@ -203,6 +206,7 @@ GRAPHS: dict[type[Surrogate], type[Graph]] = {
     CaloScoreDistilled: _Steps,
     CaloScoreSingleShot: _Steps,
     FlowMatching: _Steps,
+    FlowMatchingDistilled: _Steps,
     CaloVAEINN: _VAEINN,
     DNNCaloSim: _OnePass,
     CaloGAN: _OnePass,

@@ -56,6 +56,7 @@ def test_the_file_says_what_goes_in_and_what_comes_out(exported):
         ("caloinn", "ds2"),
         ("caloinn", "ds1-pions"),
         ("caloscore-distilled", "ds2"),
+        ("flow-matching-distilled", "ds1-photons"),
         ("calogan", "calogan-eplus"),
         ("bologan", "ds1-photons"),
         ("caloshowergan", "ds1-pions"),

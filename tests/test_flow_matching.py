@@ -21,6 +21,7 @@ from calostudy.models import flow_matching, flow_matching_distilled
 from calostudy.models.flow_matching import ENERGIES, MODES, PATCHES, VOXELS
 from calostudy.models.flow_matching_distilled import FlowMatchingDistilled
 from calostudy.networks.transformer import Patches, ShowerTransformer, TransformerStructure
+from calostudy.samplers.diffusion import SOLVERS, STRAIGHT, Process
 from calostudy.training import train
 
 NAME = "flow-matching"
@@ -118,6 +119,23 @@ def test_unknown_ways_are_usage_errors(small):
 
 
 # ---- the student ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("time", [0.25, 1.0])
+def test_the_student_s_target_is_where_the_midpoint_solver_ends(time):
+    matrix = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    start = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    process, steps = Process(STRAIGHT, "v"), flow_matching_distilled.TEACHER_STEPS
+
+    def says(x, when):
+        return torch.tanh(x @ matrix) + torch.as_tensor(when).square()
+
+    times = [time * (1.0 - k / steps) for k in range(steps + 1)]
+    solve = SOLVERS["midpoint"].solve
+    end = solve(process.denoiser(says), process.path, times, lambda step: start)
+    now = torch.full((5, 1), time, dtype=torch.float64)
+    led = flow_matching_distilled.led(says, start, now, process)
+    torch.testing.assert_close(led, end, rtol=1e-12, atol=1e-12)
 
 
 def test_the_student_learns_where_its_teacher_s_path_ends(small, tmp_path, monkeypatch):

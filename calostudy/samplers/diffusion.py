@@ -314,12 +314,14 @@ def _midpoint(denoise: Denoise, path: Path, times: Sequence[float], noise: Noise
 class Solver:
     """solve(denoise, path, times, noise) gives the data; `times` (steps + 1,) fall to 0.
 
-    per_step: network evaluations of a step; last: those of the last one.
+    per_step: network evaluations of a step; last: those of the last one; fresh: whether each step
+    draws noise, not only the first.
     """
 
     solve: Callable[[Denoise, Path, Sequence[float], Noise], Tensor]
     per_step: int = 1
     last: int = 1
+    fresh: bool = False
 
     def steps(self, evaluations: int) -> int:
         """The steps that so many network evaluations allow, one at least."""
@@ -331,12 +333,12 @@ class Solver:
 
 
 SOLVERS: dict[str, Solver] = {
-    "ddpm": Solver(_ddpm),
+    "ddpm": Solver(_ddpm, fresh=True),
     "ddim": Solver(_ddim),
     "dpm++2m": Solver(_dpm),
     "heun": Solver(_heun, per_step=2),
     "midpoint": Solver(_midpoint, per_step=2, last=2),
-    "consistency": Solver(_consistency),
+    "consistency": Solver(_consistency, fresh=True),
 }
 """ddpm: ancestral sampling (arXiv:2006.11239); ddim: deterministic, also Euler's method of flow
 matching; dpm++2m: DPM-Solver++(2M) (Lu et al., arXiv:2211.01095, algorithm 2); heun and midpoint:
