@@ -55,7 +55,7 @@ def test_functions_of_numbers_have_the_same_bits_for_one():
 
 def test_a_network_by_products_says_the_same_of_the_same_weights():
     plain = torch.nn.Sequential(
-        torch.nn.Linear(5, 20), torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Linear(20, 3))
+        torch.nn.Linear(5, 21), torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Linear(21, 3))
     )
     x, expected = torch.randn(4, 5), plain(torch.ones(1, 5))
     said = plain(x)
@@ -63,6 +63,7 @@ def test_a_network_by_products_says_the_same_of_the_same_weights():
     torch.testing.assert_close(network(x), said)
     with alike():
         torch.testing.assert_close(network(torch.ones(1, 5)), expected)
+        assert torch.equal(network(x)[2:3], network(x[2:3]))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -78,12 +78,28 @@ class Linear(nn.Module):
         return _of_each(x, *self.aligned, len(self.weight))
 
 
+class Activation(nn.Module):
+    """A module that is a function of single numbers, by `activation`."""
+
+    def __init__(self, other: nn.Module):
+        super().__init__()
+        self.function = other
+
+    def forward(self, x: Tensor) -> Tensor:
+        return activation(self.function, x)
+
+
+STAND_INS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.SiLU: Activation}
+"""What stands in for a module inside of `by_products`."""
+
+
 def by_products(network: nn.Module) -> nn.Module:
-    """The network, whose linear layers are by `product` from now on."""
+    """The network, whose linear layers are by `product` and functions of single numbers by
+    `activation` from now on."""
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(module, name, Linear(child))
+            if type(child) in STAND_INS:
+                setattr(module, name, STAND_INS[type(child)](child))
     return network
 
 
