@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from calostudy.errors import DataError, UsageError
 from calostudy.files import atomic_path
 from calostudy.models import calovae_inn
 from calostudy.models.bologan import BoloGAN
+from calostudy.models.calodiffusion import STEPS, CaloDiffusion
 from calostudy.models.caloflow import LARGEST, LAYERS, SMALLEST_CELL, VOXELS
 from calostudy.models.caloflow_student import CaloFlowStudent
 from calostudy.models.calogan import CaloGAN
@@ -166,7 +167,13 @@ class _OnePass(Graph):
 
 
 class _Steps(Graph):
-    """Of a diffusion of few steps, all of them."""
+    """Of a diffusion of few steps, all of them.
+
+    of_cells: the place of the network of the cells among the surrogate's; that of the layers is
+    the first.
+    """
+
+    of_cells = 1
 
     def __init__(self, surrogate: Diffusion):
         super().__init__(surrogate)
@@ -175,8 +182,11 @@ class _Steps(Graph):
         # Streams are those of `calostudy.models.diffusion.ShowerNoise`.
         self.inputs = (
             Noise("layer_noise", surrogate.numbers_of_layers),
-            Noise("cell_noise", cells, stream=STREAMS),
-            *(Noise(f"cell_noise_{step}", cells, stream=STREAMS + step) for step in fresh),
+            Noise("cell_noise", cells, stream=self.of_cells * STREAMS),
+            *(
+                Noise(f"cell_noise_{step}", cells, stream=self.of_cells * STREAMS + step)
+                for step in fresh
+            ),
         )
         self.made = {
             name: surrogate.SAMPLERS["eager"](network, "float32")
@@ -184,20 +194,32 @@ class _Steps(Graph):
         }
 
     def cells(self, incident: Tensor, *numbers: Tensor) -> Tensor:
-        given = _Given(numbers)
+        given = _Given({each.stream: n for each, n in zip(self.inputs, numbers, strict=True)})
         return self.surrogate.cells(incident, self.made, self.surrogate.samplings, given)
 
 
 @dataclass(frozen=True)
 class _Given:
-    """Numbers from outside in the place of `calostudy.models.diffusion.ShowerNoise`: those of the
-    layers, then those of the cells for each step that draws some."""
+    """Numbers from outside, by stream, in the place of `calostudy.models.diffusion.ShowerNoise`."""
 
-    numbers: Sequence[Tensor]
+    numbers: Mapping[int, Tensor]
     dtype: torch.dtype = torch.float32
 
     def of(self, network: int, shape: tuple[int, ...]) -> Callable[[int], Tensor]:
-        return lambda step: self.numbers[network + step].to(self.dtype)
+        return lambda step: self.numbers[network * STREAMS + step].to(self.dtype)
+
+
+class _CaloDiffusion(_Steps):
+    of_cells = 2
+
+    def __init__(self, surrogate: CaloDiffusion):
+        if not surrogate.embedded:
+            raise UsageError(f"{surrogate} takes {STEPS} steps, too many for one graph")
+        super().__init__(surrogate)
+        for module in self.made[surrogate.VOXELS].modules():
+            # Of a convolution without biases torch writes some of a wrong shape.
+            if isinstance(module, nn.Conv3d) and module.bias is None:
+                module.bias = nn.Parameter(torch.zeros(module.out_channels))
 
 
 GRAPHS: dict[type[Surrogate], type[Graph]] = {
@@ -205,6 +227,7 @@ GRAPHS: dict[type[Surrogate], type[Graph]] = {
     CaloINN: _INN,
     CaloScoreDistilled: _Steps,
     CaloScoreSingleShot: _Steps,
+    CaloDiffusion: _CaloDiffusion,
     FlowMatching: _Steps,
     FlowMatchingDistilled: _Steps,
     CaloVAEINN: _VAEINN,
@@ -213,8 +236,8 @@ GRAPHS: dict[type[Surrogate], type[Graph]] = {
     BoloGAN: _OnePass,
     CaloShowerGAN: _OnePass,
 }
-"""What can be exported. Others are no fixed graph (a cell or a point after the other), ask their
-networks hundreds of times, or have no graph here yet (CaloDiffusion)."""
+"""What can be exported. Others are no fixed graph (a cell or a point after the other), or ask their
+networks hundreds of times."""
 
 
 def unmasked(made: nn.Module) -> nn.Module:
@@ -279,10 +302,37 @@ def export(surrogate: Surrogate, out: str | Path) -> Path:
             optimize=False,
         )
     model = program.model_proto
+    _make_lean(model.graph)
     onnx.helper.set_model_props(model, metadata(surrogate, graph))
     with atomic_path(out) as path:
         onnx.save(model, path)
     return out
+
+
+def _make_lean(graph) -> None:
+    """Keep equal weights once, which each step of a solver has brought along, and none of the
+    exporter's remarks on its nodes."""
+    first, names = {}, {}
+    for tensor in graph.initializer:
+        content = tensor.data_type, tuple(tensor.dims), tensor.raw_data
+        # Only what is kept as raw bytes can be told to be equal by them.
+        names[tensor.name] = (
+            first.setdefault(content, tensor.name) if tensor.raw_data else tensor.name
+        )
+    kept = [tensor for tensor in graph.initializer if names[tensor.name] == tensor.name]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    _rename(graph, names)
+
+
+def _rename(graph, names: Mapping[str, str]) -> None:
+    """Give the inputs of nodes new names, in graphs inside of nodes, too."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, names)
 
 
 def _place_in(ordered: Tensor, values: Tensor, *, right: bool = False, **rest) -> Tensor:

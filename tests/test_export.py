@@ -55,6 +55,7 @@ def test_the_file_says_what_goes_in_and_what_comes_out(exported):
         ("caloflow-student", "ds1-photons"),
         ("caloinn", "ds2"),
         ("caloinn", "ds1-pions"),
+        ("calodiffusion", "ds1-photons"),
         ("caloscore-distilled", "ds2"),
         ("flow-matching-distilled", "ds1-photons"),
         ("calogan", "calogan-eplus"),
@@ -90,6 +91,16 @@ def test_other_formats_are_refused(tmp_path):
     out = tmp_path / "x.pb"
     done = run(app, ["export", MODEL, DATASET, "--format", "tf", "--out", str(out)])
     assert done.exit_code != 0 and not out.exists()
+
+
+def test_weights_stand_in_a_file_once(exported):
+    import onnx
+
+    graph = onnx.load(exported).graph
+    weights = [tensor.raw_data for tensor in graph.initializer if len(tensor.raw_data) > 256]
+    assert len(weights) == len(set(weights))
+    parameters = sum(build(MODEL, DATASET).parameters_by_network().values())
+    assert exported.stat().st_size < 4.5 * parameters + 1e6
 
 
 def test_other_files_are_refused(tmp_path):

@@ -84,7 +84,7 @@ class GeometryMap(nn.Module):
         """Cells (B, V) of images (B, 1, Z, A, R); parts of a cell are added up."""
         matrix = self.matrices()[1] if matrix is None else matrix
         parts = each(lambda own: (own @ matrix).flatten(1), images[:, 0])
-        cells = parts.new_zeros(len(parts), self.cells + 1)
+        cells = parts.new_zeros(parts.shape[0], self.cells + 1)
         return cells.index_add(1, self.index.flatten(), parts)[:, :-1]
 
 

@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -40,8 +41,13 @@ class Path:
 
     def at(self, time: float) -> tuple[float, float]:
         """alpha and sigma of one time."""
-        t = torch.tensor(time, dtype=torch.float64, device="cpu")
-        return self.alpha(t).item(), self.sigma(t).item()
+        return _at(self, time)
+
+
+@lru_cache(maxsize=10_000)  # of few times, and always the same; a traced graph reads no tensors
+def _at(path: Path, time: float) -> tuple[float, float]:
+    t = torch.tensor(time, dtype=torch.float64, device="cpu")
+    return path.alpha(t).item(), path.sigma(t).item()
 
 
 STRAIGHT = Path(lambda t: 1.0 - t, lambda t: t)
