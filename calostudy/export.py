@@ -310,8 +310,7 @@ def export(surrogate: Surrogate, out: str | Path) -> Path:
 
 
 def _make_lean(graph) -> None:
-    """Keep equal weights once, which each step of a solver has brought along, and none of the
-    exporter's remarks on its nodes."""
+    """Keep equal weights once, which each step of a solver has brought along."""
     first, names = {}, {}
     for tensor in graph.initializer:
         content = tensor.data_type, tuple(tensor.dims), tensor.raw_data
@@ -326,7 +325,8 @@ def _make_lean(graph) -> None:
 
 
 def _rename(graph, names: Mapping[str, str]) -> None:
-    """Give the inputs of nodes new names, in graphs inside of nodes, too."""
+    """Give the inputs of nodes new names and forget the exporter's remarks, in graphs inside of
+    nodes, too."""
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         del node.metadata_props[:]
