@@ -43,6 +43,13 @@ def test_a_repacked_file_is_smaller_and_has_the_same_values_chunks_filters_and_a
     assert saved == size - shipped.stat().st_size > 0
 
 
+def test_the_command_repacks_and_says_what_it_saved(shipped, capsys):
+    before, size = said(shipped), shipped.stat().st_size
+    assert main([str(shipped)]) == 0
+    assert said(shipped) == before and shipped.stat().st_size < size
+    assert "showers.h5: 0.00 MB less" in capsys.readouterr().out
+
+
 def test_chunks_that_would_grow_stay_as_they_are(shipped):
     before = said(shipped)
     repack(shipped, partial(zlib.compress, level=0))
